@@ -1,0 +1,100 @@
+"""What a source of raw driving data gives to `drivesim prepare`: units of work, clips, frames, ground truth."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+NAN = float("nan")
+
+
+@dataclass
+class Box:
+    """One object in one frame, 2D in fractions of the picture and 3D in the camera frame.
+
+    xyxy        x1, y1, x2, y2, fractions of width and height, clipped to [0, 1]
+    visibility  visible share of the box's own pixels, 0..1 (NaN unknown)
+    centre_m    x right, y down, z forward; size_m: length, width, height; yaw about the camera's y axis, radians
+    """
+
+    track: int
+    name: str  # one of drivesim.clip.CLASSES
+    xyxy: tuple[float, float, float, float]
+    visibility: float = NAN
+    centre_m: tuple[float, float, float] = (NAN, NAN, NAN)
+    size_m: tuple[float, float, float] = (NAN, NAN, NAN)
+    yaw: float = NAN
+
+
+@dataclass
+class Frame:
+    """One frame as it goes into the store.
+
+    image       [H, W, 3] uint8 RGB, of the stored size
+    pose        [4, 4] camera to world or None; metres; world: x east, y north, z up; camera: x right, y down, z forward
+    intrinsics  [3, 3] pixels, or None
+    """
+
+    image: np.ndarray
+    boxes: Sequence[Box] = field(default_factory=list)
+    pose: np.ndarray | None = None
+    intrinsics: np.ndarray | None = None
+    speed_mps: float = NAN
+    night: float = NAN
+    vehicles: float = NAN
+
+
+@dataclass
+class RawClip:
+    """A clip on its way into the store; `frames` is consumed once, in order, one frame in memory at a time."""
+
+    name: str  # file name friendly and unique in the store
+    route: str
+    fps: float
+    source: str
+    licence: str
+    has_boxes: bool
+    frames: Iterator[Frame]
+
+
+@dataclass(frozen=True)
+class Unit:
+    """The smallest idempotent piece of a preparation: one town route, one input video.
+
+    name   file name friendly and unique
+    route  one side of every split: units that show the same drive share it
+    group  routes of different groups are split separately, so that each split gets some of each; by default the
+           route's name without its number, as full-rate and sparse town routes differ
+    path   the input file relative to the root, where there is one
+    """
+
+    name: str
+    route: str
+    group: str = ""
+    path: str = ""
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """A piece of input that did not become a clip, and why."""
+
+    unit: str
+    reason: str
+
+
+class Refused(Exception):
+    """Raised by the frames of a RawClip, at their end: the piece is no clip after all (too short), and why.
+
+    So a source can stream a piece whose length it does not know yet; nothing of it is kept.
+    """
+
+
+class Source(Protocol):
+    """A kind of raw data. Instances are pickled to worker processes, so they hold configuration only."""
+
+    def units(self) -> list[Unit]:
+        """All units, in a fixed order. raises UserError when there is nothing to prepare."""
+
+    def clips(self, unit: Unit) -> Iterator["RawClip | Dropped"]:
+        """The clips of one unit, one after the other."""

@@ -1,0 +1,187 @@
+"""Writing a clip store: one clip at a time as it streams by, then the tables over all clips."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
+from scipy.spatial.transform import Rotation
+
+from data_prep.source import NAN, Box, Frame, RawClip
+from drivesim.data.schema import BOXES, FRAMES, INDEX, SCHEMA, TABLES
+from drivesim.data.video import UNBIASED
+from drivesim.errors import UserError
+from drivesim.files import atomic_path
+
+GOP_FRAMES = 8  # a training window starts anywhere: at most 7 frames are decoded in vain
+# No B-frames: display order is file order, so a seek lands where it is asked to. One thread: x264 writes other bytes
+# with another number of threads, and a store must not depend on the machine.
+ENCODER = {"crf": "14", "preset": "veryfast", "threads": "1", "x264-params": "scenecut=0:bframes=0:open-gop=0"}
+ORDER = {
+    "index": [("clip", "ascending")],
+    "frames": [("clip", "ascending"), ("frame", "ascending")],
+    "boxes": [("clip", "ascending"), ("frame", "ascending"), ("track", "ascending")],
+}
+
+
+def write_clip(root: Path, clip: RawClip, split: str) -> dict[str, Any]:
+    """Stream a clip into the store; returns its INDEX row. A clip that is there already is not touched.
+
+    The index part is written last: where it exists, the video and the other parts are whole.
+    raises  UserError if the disk is full or a frame's size does not fit; whatever `clip.frames` raises
+    """
+    finished = root / "parts" / f"{clip.name}.index.parquet"
+    if finished.exists():
+        return pq.read_table(finished).to_pylist()[0]
+    rate = frame_rate(clip.fps)
+    rows = ClipRows(clip.name, rate)
+    video = root / "clips" / f"{clip.name}.mp4"
+    with atomic_path(video) as temporary:
+        height, width = _encode(temporary, rows.collect(clip.frames), rate, clip.name)
+    index = rows.index(clip, split) | {"height": height, "width": width, "sha256": _sha256(video)}
+    _write_table(root / "parts" / f"{clip.name}.boxes.parquet", pa.Table.from_pylist(rows.boxes, BOXES))
+    _write_table(root / "parts" / f"{clip.name}.frames.parquet", pa.Table.from_pylist(rows.frames, FRAMES))
+    _write_table(finished, pa.Table.from_pylist([index], INDEX))
+    return index
+
+
+def merge(root: Path, info: dict[str, Any]) -> None:
+    """Gather the parts of all clips into the three tables, then write store.json, which says the store is whole.
+
+    The same parts give the same bytes, in whatever order the clips were made.
+    """
+    for name, schema in TABLES.items():
+        parts = sorted((root / "parts").glob(f"*.{name}.parquet"))
+        table = pa.concat_tables([pq.read_table(part, schema=schema) for part in parts] or [schema.empty_table()])
+        _write_table(root / f"{name}.parquet", table.sort_by(ORDER[name]))
+    with atomic_path(root / "store.json") as temporary:
+        temporary.write_text(json.dumps({"schema": SCHEMA} | info, indent=2, sort_keys=True) + "\n")
+
+
+def frame_rate(fps: float) -> Fraction:
+    """The exact rate that a float stands for: 29.97 -> 30000/1001 written out, 1.875 -> 15/8."""
+    return Fraction(fps).limit_denominator(1001)
+
+
+class ClipRows:
+    """The table rows of a clip, gathered while its pictures pass by; only numbers are kept."""
+
+    def __init__(self, clip: str, rate: Fraction) -> None:
+        self.clip, self.rate = clip, rate
+        self.frames: list[dict[str, Any]] = []
+        self.boxes: list[dict[str, Any]] = []
+
+    def collect(self, frames: Iterator[Frame]) -> Iterator[np.ndarray]:
+        """Note each frame's ground truth and pass its picture on."""
+        for number, frame in enumerate(frames):
+            self.frames.append({"clip": self.clip, "frame": number, "time_s": float(number / self.rate)})
+            self.frames[-1] |= _frame_columns(frame)
+            self.boxes += [{"clip": self.clip, "frame": number} | _box_columns(box) for box in frame.boxes]
+            yield frame.image
+
+    def index(self, clip: RawClip, split: str) -> dict[str, Any]:
+        """The INDEX row, but for what the video file tells."""
+        return {
+            "clip": clip.name,
+            "route": clip.route,
+            "split": split,
+            "frames": len(self.frames),
+            "fps": float(self.rate),
+            "source": clip.source,
+            "licence": clip.licence,
+            "night": self._mean("night"),
+            "crowdedness": self._mean("vehicles"),
+            "speed_mps": self._mean("speed_mps"),
+            "has_boxes": clip.has_boxes,
+        }
+
+    def _mean(self, column: str) -> float:
+        return float(np.mean([row[column] for row in self.frames]))
+
+
+def _frame_columns(frame: Frame) -> dict[str, float]:
+    columns = {"speed_mps": frame.speed_mps, "night": frame.night, "vehicles": frame.vehicles}
+    columns |= dict.fromkeys(("x_m", "y_m", "z_m", "qw", "qx", "qy", "qz", "fx", "fy", "cx", "cy"), NAN)
+    if frame.pose is not None:
+        qx, qy, qz, qw = Rotation.from_matrix(frame.pose[:3, :3]).as_quat(canonical=True)
+        x, y, z = frame.pose[:3, 3]
+        columns |= {"x_m": x, "y_m": y, "z_m": z, "qw": qw, "qx": qx, "qy": qy, "qz": qz}
+    if frame.intrinsics is not None:
+        matrix = frame.intrinsics
+        columns |= {"fx": matrix[0, 0], "fy": matrix[1, 1], "cx": matrix[0, 2], "cy": matrix[1, 2]}
+    return {name: float(value) for name, value in columns.items()}
+
+
+def _box_columns(box: Box) -> dict[str, Any]:
+    columns: dict[str, Any] = {"track": box.track, "class": box.name, "visibility": box.visibility, "yaw": box.yaw}
+    columns |= zip(("x1", "y1", "x2", "y2"), map(float, box.xyxy), strict=True)
+    columns |= zip(("x_m", "y_m", "z_m"), map(float, box.centre_m), strict=True)
+    columns |= zip(("length_m", "width_m", "height_m"), map(float, box.size_m), strict=True)
+    return columns
+
+
+def _encode(path: Path, pictures: Iterator[np.ndarray], rate: Fraction, name: str) -> tuple[int, int]:
+    """Encode uint8 RGB pictures to H.264 at a constant rate; returns (height, width)."""
+    first = next(pictures, None)
+    if first is None:
+        raise ValueError(f"clip {name} has no frames")
+    height, width = first.shape[:2]
+    if height % 2 or width % 2:
+        raise UserError(f"clip {name} is {height}x{width}; yuv420p video needs an even height and width")
+    try:
+        with av.open(str(path), "w", options={"movflags": "faststart"}) as container:
+            stream = _add_stream(container, rate, height, width)
+            container.mux(stream.encode(_to_yuv(first, 0)))
+            for number, picture in enumerate(pictures, start=1):
+                if picture.shape != first.shape:
+                    found = f"{picture.shape[0]}x{picture.shape[1]}"
+                    raise UserError(f"clip {name}: frame {number} is {found}, the first is {height}x{width}")
+                container.mux(stream.encode(_to_yuv(picture, number)))
+            container.mux(stream.encode())
+    except av.FFmpegError as error:  # not always an OSError, which is what `atomic_path` understands
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    return height, width
+
+
+def _add_stream(container: av.container.OutputContainer, rate: Fraction, height: int, width: int) -> av.VideoStream:
+    stream = container.add_stream("libx264", rate=rate, options=ENCODER)
+    stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
+    context = stream.codec_context
+    context.gop_size, context.time_base = GOP_FRAMES, 1 / rate
+    context.color_range, context.colorspace = ColorRange.MPEG, Colorspace.ITU709
+    context.color_primaries, context.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
+    return stream
+
+
+def _to_yuv(picture: np.ndarray, number: int) -> av.VideoFrame:
+    """RGB to limited-range BT.709, the tag the stream carries: a reader that trusts the tag gets its colours back."""
+    frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+    frame = frame.reformat(
+        format="yuv420p",
+        dst_colorspace=Colorspace.ITU709,
+        dst_color_range=ColorRange.MPEG,
+        interpolation=UNBIASED,
+    )
+    frame.color_primaries, frame.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
+    frame.pts = number
+    return frame
+
+
+def _write_table(path: Path, table: pa.Table) -> None:
+    with atomic_path(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd")
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

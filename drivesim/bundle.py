@@ -1,0 +1,125 @@
+"""A bundle: a folder a stage with config.json and safetensors, and a model_index.json over them. No pickle anywhere.
+
+    bundle/
+      model_index.json        format, experiment data settings, and a SHA-256 for every weight file
+      autoencoder/            config.json, model.safetensors, training.json
+      image/  keyframes/  interpolate/  decoder/  upsample/  upsample_temporal/
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from drivesim.errors import UserError
+from drivesim.files import atomic_path
+
+FORMAT = 1
+STAGES = ("autoencoder", "image", "keyframes", "interpolate", "decoder", "upsample", "upsample_temporal")
+T = TypeVar("T")
+
+
+@dataclass
+class Bundle:
+    """Read and write the stages of a folder."""
+
+    root: Path
+
+    def __post_init__(self) -> None:
+        self.root = Path(self.root)
+
+    @property
+    def index(self) -> dict[str, Any]:
+        """model_index.json; empty for a new bundle. raises UserError if it is not readable."""
+        path = self.root / "model_index.json"
+        if not path.exists():
+            return {}
+        try:
+            index = json.loads(path.read_text())
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise UserError(f"{path} is not readable ({error}); train again or copy the bundle again") from error
+        if index.get("format") != FORMAT:
+            raise UserError(f"{path} has format {index.get('format')}, this version reads {FORMAT}")
+        return index
+
+    def require(self) -> "Bundle":
+        """raises UserError if there is no bundle here."""
+        if not self.root.is_dir():
+            raise UserError(f"bundle {self.root} is not a folder; train one with `drivesim train out=...`")
+        if not self.index:
+            raise UserError(f"{self.root} has no model_index.json; a bundle is the folder `drivesim train` fills")
+        return self
+
+    def has(self, stage: str) -> bool:
+        return stage in self.index.get("stages", {})
+
+    def save(self, stage: str, config: dict, tensors: dict[str, Tensor], record: dict, common: dict) -> None:
+        """Write a stage whole: its folder under another name first, then renamed, then named in the index."""
+        temporary = self.root / f".{stage}.partial"
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        save_file({k: v.detach().contiguous().cpu() for k, v in tensors.items()}, temporary / "model.safetensors")
+        (temporary / "config.json").write_text(json.dumps(config, indent=2))
+        (temporary / "training.json").write_text(json.dumps(record, indent=2))
+        shutil.rmtree(self.root / stage, ignore_errors=True)
+        os.replace(temporary, self.root / stage)
+        stages = {**self.index.get("stages", {}), stage: {"sha256": sha256(self.root / stage / "model.safetensors")}}
+        with atomic_path(self.root / "model_index.json") as path:
+            path.write_text(json.dumps({"format": FORMAT, **common, "stages": stages}, indent=2))
+
+    def config(self, stage: str) -> dict[str, Any]:
+        """config.json of a stage. raises UserError if the stage is missing or unreadable."""
+        if not self.has(stage):
+            have = ", ".join(self.index.get("stages", {})) or "none"
+            raise UserError(f"bundle {self.root} has no stage {stage!r} (it has: {have}); "
+                            f"run `drivesim train stage={stage}`")
+        path = self.root / stage / "config.json"
+        try:
+            return json.loads(path.read_text())
+        except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise UserError(f"{path} is not readable ({error}); copy or train the stage again") from error
+
+    def load(self, stage: str, module: nn.Module) -> None:
+        """Load the weights of a stage into `module`, strictly. raises UserError on any mismatch or damage."""
+        path = self.root / stage / "model.safetensors"
+        if not path.exists():
+            raise UserError(f"{path} is missing; copy the bundle again or run `drivesim train stage={stage}`")
+        if sha256(path) != self.index["stages"][stage]["sha256"]:
+            raise UserError(f"{path} is damaged or was changed (its SHA-256 is not the one in model_index.json); "
+                            "copy the bundle again or train the stage again")
+        try:
+            result = module.load_state_dict(load_file(path), strict=False)
+        except (SafetensorError, RuntimeError) as error:
+            raise UserError(f"{path} does not fit its config.json: {str(error).splitlines()[-1].strip()}") from error
+        if wrong := [*result.missing_keys, *result.unexpected_keys]:
+            raise UserError(f"{path} does not fit its config.json: {len(wrong)} weights missing or unknown, "
+                            f"the first is {wrong[0]}")
+
+    def sha(self, stage: str) -> str:
+        return self.index["stages"][stage]["sha256"]
+
+
+def sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else hashlib.sha256(
+            file.read()).hexdigest()
+
+
+def from_dict(cls: type[T], values: dict[str, Any]) -> T:
+    """Rebuild a config dataclass from its `asdict`; a config of an older version lacks fields, which keep defaults."""
+    known = {f.name: f for f in fields(cls)}  # type: ignore[arg-type]
+    if unknown := set(values) - set(known):
+        raise UserError(f"{cls.__name__} has no field {sorted(unknown)[0]!r}; the bundle is of a newer version")
+    return cls(**{name: from_dict(known[name].type, value) if is_dataclass(known[name].type) else value  # type: ignore
+                  for name, value in values.items()})
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    return asdict(config)

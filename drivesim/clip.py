@@ -1,0 +1,129 @@
+"""The types that flow everywhere: a camera, the layout of boxes that steers a clip, and the clip itself."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+CLASSES = ("car", "truck", "bus", "pedestrian", "cyclist")
+VEHICLES = ("car", "truck", "bus")
+NO_BOX = -1  # class of an empty slot
+
+
+@dataclass(frozen=True)
+class Camera:
+    """A pinhole camera.
+
+    intrinsics  [3, 3] pixels, as nuScenes `calibrated_sensor.camera_intrinsic`
+    height, width  pixels
+    """
+
+    intrinsics: np.ndarray
+    height: int
+    width: int
+
+    def project(self, points: np.ndarray) -> np.ndarray:
+        """Project camera-frame points [n, 3] (metres; x right, y down, z forward) to pixels [n, 2] (u, v).
+
+        Off-image pixels are kept: a box half out of view must keep its shape.
+        raises  ValueError if a point is not in front of the camera
+        """
+        depth = points[:, 2:]
+        if (hidden := int((depth <= 0).sum())) > 0:
+            raise ValueError(f"{hidden} of {len(points)} points have z <= 0; clip boxes to the near plane first")
+        return (points / depth @ self.intrinsics.T)[:, :2]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a clip is asked to show, frame by frame. Leading dimensions are [T] for a clip and [B, T] for a batch.
+
+    boxes        [..., N, 4] x1, y1, x2, y2 as fractions of width and height, inside [0, 1]
+    classes      [..., N] index into CLASSES, NO_BOX for an empty slot
+    tracks       [..., N] identity over time, NO_BOX for an empty slot
+    night        [...] 0 by day, 1 by night (dusk between); NaN where unknown
+    crowdedness  [...] number of vehicles in view; NaN where unknown
+    known        [...] True where boxes are given; False says "unknown", which is not "no cars"
+    """
+
+    boxes: Tensor
+    classes: Tensor
+    tracks: Tensor
+    night: Tensor
+    crowdedness: Tensor
+    known: Tensor
+
+    @classmethod
+    def unknown(cls, *leading: int, slots: int = 1) -> "Layout":
+        """A layout that asks for nothing: the unconditional case."""
+        none = torch.full((*leading, slots), NO_BOX, dtype=torch.long)
+        nan = torch.full(leading, float("nan"))
+        return cls(torch.zeros(*leading, slots, 4), none, none.clone(), nan, nan.clone(), torch.zeros(leading).bool())
+
+    @property
+    def num_frames(self) -> int:
+        return self.night.shape[-1]
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> "Layout":
+        """Apply `function` to every tensor (indexing, moving to a device, stacking)."""
+        return Layout(**{f.name: function(getattr(self, f.name)) for f in fields(self)})
+
+    def __getitem__(self, index) -> "Layout":
+        """Index the leading dimensions: frames of a clip, clips of a batch."""
+        return self.map(lambda tensor: tensor[index])
+
+    def to(self, *args, **kwargs) -> "Layout":
+        return self.map(lambda tensor: tensor.to(*args, **kwargs))
+
+    def pad(self, slots: int) -> "Layout":
+        """Bring the box axis to `slots`: empty slots are added, or the smallest boxes of a frame left out."""
+        missing = slots - self.classes.shape[-1]
+        if missing < 0:
+            area = (self.boxes[..., 2:] - self.boxes[..., :2]).prod(-1)
+            keep = area.masked_fill(self.classes == NO_BOX, -1).argsort(-1, descending=True)[..., :slots]
+            boxes = self.boxes.gather(-2, keep[..., None].expand(*keep.shape, 4))
+            return replace(self, boxes=boxes, classes=self.classes.gather(-1, keep), tracks=self.tracks.gather(-1, keep))
+        def grow(t: Tensor) -> Tensor:
+            return torch.nn.functional.pad(t, (0, missing), value=NO_BOX)
+        boxes = torch.nn.functional.pad(self.boxes, (0, 0, 0, missing))
+        return replace(self, boxes=boxes, classes=grow(self.classes), tracks=grow(self.tracks))
+
+    @staticmethod
+    def stack(layouts: Sequence["Layout"]) -> "Layout":
+        """Stack layouts of equal shape along a new first dimension."""
+        names = [f.name for f in fields(Layout)]
+        return Layout(**{name: torch.stack([getattr(layout, name) for layout in layouts]) for name in names})
+
+    @staticmethod
+    def cat(layouts: Sequence["Layout"], dim: int = 0) -> "Layout":
+        """Concatenate layouts along a leading dimension, frames one after the other say."""
+        names = [f.name for f in fields(Layout)]
+        return Layout(**{name: torch.cat([getattr(layout, name) for layout in layouts], dim) for name in names})
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A piece of video with its layout.
+
+    video   [T, 3, H, W] in [-1, 1] (a batch: [B, T, 3, H, W])
+    layout  leading dimensions [T] (a batch: [B, T])
+    fps     frames a second
+    name    where it comes from, for messages and captions
+    """
+
+    video: Tensor
+    layout: Layout
+    fps: float
+    name: str = ""
+
+
+def to_uint8(video: Tensor) -> Tensor:
+    """[..., 3, H, W] in [-1, 1] -> uint8 of the same shape."""
+    return ((video.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+
+
+def from_uint8(video: Tensor) -> Tensor:
+    """uint8 [..., 3, H, W] -> float32 in [-1, 1]."""
+    return video.float() / 127.5 - 1

@@ -1,0 +1,112 @@
+"""Caches beside a store: frames at the working resolution, and latents. Made once, read by every training step."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from tqdm import tqdm
+
+from drivesim.clip import from_uint8
+from drivesim.data.store import ClipStore
+from drivesim.data.video import iterate
+from drivesim.files import atomic_path
+
+
+@dataclass
+class FrameCache:
+    """Frames of a store at one size, as memory-mapped uint8 arrays [T, 3, H, W], one file a clip."""
+
+    store: ClipStore
+    height: int
+    width: int
+
+    @property
+    def folder(self) -> Path:
+        return self.store.root / "cache" / f"frames_{self.height}x{self.width}"
+
+    def build(self, workers: int = 2) -> "FrameCache":
+        """Decode every clip that is not cached yet; whole files only, so an interrupted build goes on."""
+        todo = [clip for clip in self.store.clips() if not self._path(clip).exists()]
+        if todo:  # PyAV and cv2 release the interpreter lock, so threads are enough
+            with ThreadPoolExecutor(workers) as pool:
+                list(tqdm(pool.map(self._decode, todo), total=len(todo), desc="frames cached", unit="clip"))
+        return self
+
+    def _path(self, clip: str) -> Path:
+        return self.folder / f"{clip}.npy"
+
+    def _decode(self, clip: str) -> None:
+        frames = [frame.transpose(2, 0, 1) for frame in iterate(self.store.path(clip), size=(self.height, self.width))]
+        with atomic_path(self._path(clip)) as path:
+            np.save(path, np.stack(frames))
+
+    def read(self, clip: str) -> np.ndarray:
+        """[T, 3, H, W] uint8, memory-mapped."""
+        return np.load(self._path(clip), mmap_mode="r")
+
+    def window(self, clip: str, start: int, count: int, stride: int, rng: np.random.Generator | None = None) -> Tensor:
+        """[count, 3, H, W] float in [-1, 1]."""
+        frames = self.read(clip)[start : start + count * stride : stride][:count]
+        return from_uint8(torch.from_numpy(np.array(frames)))
+
+
+@dataclass
+class LatentCache:
+    """Latents of a store under one autoencoder; `key` is its hash, so latents of two autoencoders never mix."""
+
+    store: ClipStore
+    key: str
+
+    def __post_init__(self) -> None:
+        self._loaded: dict[str, Tensor] = {}
+
+    @property
+    def folder(self) -> Path:
+        return self.store.root / "cache" / f"latents_{self.key}"
+
+    def build(self, frames: FrameCache, encode: Callable[[Tensor], Tensor], batch: int = 64) -> "LatentCache":
+        """Encode every clip that is not cached yet; latents of other autoencoders are removed."""
+        for stale in self.store.root.glob("cache/latents_*"):
+            if stale != self.folder:
+                shutil.rmtree(stale)
+        todo = [clip for clip in self.store.clips() if not self._path(clip).exists()]
+        for clip in tqdm(todo, desc="latents cached", unit="clip", disable=not todo):
+            latents = torch.cat([encode(chunk).half() for chunk in self._chunks(frames.read(clip), batch)])
+            with atomic_path(self._path(clip)) as path:
+                save_file({"latents": latents.contiguous()}, path, {"autoencoder": self.key})
+        return self
+
+    @staticmethod
+    def _chunks(video: np.ndarray, batch: int) -> Iterator[Tensor]:
+        for start in range(0, len(video), batch):
+            yield from_uint8(torch.from_numpy(np.ascontiguousarray(video[start : start + batch])))
+
+    def _path(self, clip: str) -> Path:
+        return self.folder / f"{clip}.safetensors"
+
+    def read(self, clip: str) -> Tensor:
+        """[T, C, h, w] float16; memory-mapped by safetensors, so only what is used is read."""
+        if clip not in self._loaded:
+            self._loaded[clip] = load_file(self._path(clip))["latents"]
+        return self._loaded[clip]
+
+    def window(self, clip: str, start: int, count: int, stride: int, rng: np.random.Generator | None = None) -> Tensor:
+        """[count, C, h, w] float32."""
+        return self.read(clip)[start : start + count * stride : stride][:count].float()
+
+
+def content_hash(tensors: dict[str, Tensor], config: dict) -> str:
+    """Short hash of weights and configuration."""
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].detach().float().contiguous().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]

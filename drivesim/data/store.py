@@ -1,0 +1,107 @@
+"""Reading a clip store, whose files and tables drivesim/data/schema.py and docs/clip_store.md describe."""
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from drivesim.clip import CLASSES, NO_BOX, Camera, Layout
+from drivesim.data.schema import BOXES, FRAMES, INDEX, SCHEMA, SPLITS, TABLES
+from drivesim.errors import UserError
+
+
+@dataclass
+class ClipStore:
+    """Read side of a store.
+
+    raises  UserError if `root` holds no finished store, or one of another schema
+    """
+
+    root: Path
+
+    def __post_init__(self) -> None:
+        self.root = Path(self.root)
+        marker = self.root / "store.json"
+        if not marker.exists():
+            started = (self.root / "parts").exists()
+            state = (
+                "a preparation that did not finish; run the same `drivesim prepare` again"
+                if started
+                else ("no clip store; make one with `drivesim prepare out=" + str(self.root) + "`")
+            )
+            raise UserError(f"{self.root} holds {state}")
+        try:
+            self.info = json.loads(marker.read_text())
+        except json.JSONDecodeError as error:
+            raise UserError(f"{marker} is not readable ({error}); prepare the store again") from error
+        if self.info.get("schema") != SCHEMA:
+            raise UserError(
+                f"{self.root} has schema {self.info.get('schema')}, this version reads {SCHEMA}; "
+                "prepare the store again"
+            )
+
+    @cached_property
+    def index(self) -> pd.DataFrame:
+        """One row a clip, indexed by clip name."""
+        return pd.read_parquet(self.root / "index.parquet").set_index("clip")
+
+    @cached_property
+    def _frames(self) -> dict[str, pd.DataFrame]:
+        return dict(iter(pd.read_parquet(self.root / "frames.parquet").groupby("clip", sort=False)))
+
+    @cached_property
+    def _boxes(self) -> dict[str, pd.DataFrame]:
+        return dict(iter(pd.read_parquet(self.root / "boxes.parquet").groupby("clip", sort=False)))
+
+    def clips(self, split: str | None = None) -> list[str]:
+        """Names of the clips of a split, or of all."""
+        rows = self.index if split is None else self.index[self.index["split"] == split]
+        return list(rows.index)
+
+    def path(self, clip: str) -> Path:
+        return self.root / "clips" / f"{clip}.mp4"
+
+    def frames(self, clip: str) -> pd.DataFrame:
+        """Rows of the FRAMES table, one a frame, in order."""
+        return self._frames[clip]
+
+    def boxes(self, clip: str) -> pd.DataFrame:
+        """Rows of the BOXES table of one clip."""
+        return self._boxes.get(clip, pd.DataFrame(columns=BOXES.names))
+
+    def camera(self, clip: str, frame: int = 0) -> Camera:
+        """The camera of a frame, in pixels of the stored size."""
+        row = self.frames(clip).iloc[frame]
+        matrix = np.array([[row.fx, 0, row.cx], [0, row.fy, row.cy], [0, 0, 1]])
+        size = self.index.loc[clip]
+        return Camera(matrix, int(size.height), int(size.width))
+
+    def layout(self, clip: str, slots: int = 24, min_visibility: float = 0.15) -> Layout:
+        """The whole clip's layout, [T] frames of `slots` boxes; the largest are kept.
+
+        Boxes seen less than `min_visibility` are left out: asking for a hidden car steers nothing.
+        """
+        info, frames, table = self.index.loc[clip], self.frames(clip), self.boxes(clip)
+        count = int(info.frames)
+        layout = Layout.unknown(count, slots=slots)
+        if len(table):
+            table = table[~(table["visibility"] < min_visibility)]
+            area = (table["x2"] - table["x1"]) * (table["y2"] - table["y1"])
+            table = table.assign(area=area).sort_values(["frame", "area", "track"], ascending=[True, False, True])
+            slot = table.groupby("frame").cumcount().to_numpy()
+            table, slot = table[slot < slots], slot[slot < slots]
+            at = (torch.from_numpy(table["frame"].to_numpy().astype(np.int64)), torch.from_numpy(slot.astype(np.int64)))
+            layout.boxes[at] = torch.from_numpy(table[["x1", "y1", "x2", "y2"]].to_numpy().astype(np.float32))
+            layout.classes[at] = torch.tensor([CLASSES.index(name) for name in table["class"]], dtype=torch.long)
+            layout.tracks[at] = torch.from_numpy(table["track"].to_numpy().astype(np.int64))
+        layout.night[:] = torch.from_numpy(frames["night"].to_numpy().astype(np.float32))
+        layout.crowdedness[:] = torch.from_numpy(frames["vehicles"].to_numpy().astype(np.float32))
+        layout.known[:] = bool(info.has_boxes)
+        return layout
+
+
+__all__ = ["BOXES", "FRAMES", "INDEX", "NO_BOX", "SCHEMA", "SPLITS", "TABLES", "ClipStore"]

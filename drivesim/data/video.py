@@ -1,0 +1,281 @@
+"""Reading video files with PyAV: what is in one, its frames in order, and a window from the middle.
+
+Every reader returns upright uint8 RGB pictures [H, W, 3]. Callers run one process a core, so decoding takes one thread.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import chain
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+from av.container import InputContainer
+from av.video.reformatter import Colorspace, Interpolation
+from av.video.stream import VideoStream
+
+from drivesim.errors import UserError
+
+SUFFIXES = (".mp4", ".mkv", ".mov", ".avi", ".webm", ".m4v")
+KEPT_PART = {"top": 0.0, "center": 0.5, "bottom": 1.0}  # where a crop lies within what it may leave out
+# Containers round times (Matroska to 1 ms): a frame this share of a period late still counts as on time.
+LATE = 0.05
+SPACE_UNKNOWN = 2  # AVCOL_SPC_UNSPECIFIED
+# swscale's fast paths darken every picture by 1.1 levels on average; with these flags the bias is below 0.1, at 2 ms
+# more for a frame of 512x1024.
+UNBIASED = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
+HD_HEIGHT = 720  # untagged video is read as BT.709 from here on and BT.601 below, as players do
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What a file says of itself.
+
+    height, width  pixels, upright
+    fps            mean frames a second
+    frames         as the header promises; a truncated file holds fewer
+    duration_s     seconds, as the header promises
+    """
+
+    height: int
+    width: int
+    fps: float
+    frames: int
+    duration_s: float
+
+
+def probe(path: Path | str) -> VideoInfo:
+    """Describe a video after decoding its first frame.
+
+    raises  UserError if the file is missing, is no video, or not even one frame decodes
+    """
+    frames = iterate(path)
+    height, width = next(frames).shape[:2]
+    with _opened(path) as (container, stream):
+        fps = float(stream.average_rate or stream.guessed_rate or 0)
+        duration = _duration(container, stream)
+        return VideoInfo(height, width, fps, round(duration * fps) or stream.frames, duration)
+
+
+def iterate(
+    path: Path | str,
+    fps: float | None = None,
+    size: tuple[int, int] | None = None,
+    start: float = 0.0,
+    stop: float | None = None,
+    crop: str = "center",
+) -> "FrameIterator":
+    """Frames in order, one in memory at a time.
+
+    fps    constant rate to resample to: each instant k / fps shows the last frame that began by then; None: as stored
+    size   (height, width) pixels to `fit` into; None: as stored
+    start, stop  seconds after the first frame; stop is left out
+    crop   part kept when the aspect changes: top, center or bottom
+    raises UserError if the file cannot be opened (at once) or no frame decodes (at the first `next`)
+    """
+    return FrameIterator(path, fps, size, start, stop, crop)
+
+
+class FrameIterator(Iterator[np.ndarray]):
+    """What `iterate` returns; once exhausted it knows what was lost.
+
+    promised  frames the header announces for display, 0 if it does not say
+    decoded   frames decoded so far
+    """
+
+    def __init__(
+        self,
+        path: Path | str,
+        fps: float | None,
+        size: tuple[int, int] | None,
+        start: float,
+        stop: float | None,
+        crop: str,
+    ) -> None:
+        if crop not in KEPT_PART:
+            raise ValueError(f"crop is {crop!r}, expected one of {', '.join(KEPT_PART)}")
+        self.path, self.decoded = Path(path), 0
+        self._fps, self._size, self._start, self._stop, self._crop = fps, size, start, stop, crop
+        self._whole = start <= 0 and stop is None
+        with _opened(path) as (_, stream):
+            self.promised = stream.frames
+        self._pictures = self._read()
+
+    def __next__(self) -> np.ndarray:
+        return next(self._pictures)
+
+    @property
+    def lost(self) -> int:
+        """Promised frames that did not decode; 0 where the header does not say or only a part was asked for."""
+        return max(self.promised - self.decoded, 0) if self._whole else 0
+
+    def _read(self) -> Iterator[np.ndarray]:
+        with _opened(self.path) as (container, stream):
+            if self._start > 0:
+                container.seek(int(self._start / _tick(stream)) + (stream.start_time or 0), stream=stream)
+            timed = self._timed(container, stream)
+            chosen = self._stored(timed) if self._fps is None else self._resampled(timed, 1 / self._fps)
+            last, picture = None, None
+            for frame in chosen:
+                if frame is not last:  # a held frame is converted once
+                    last, picture = frame, to_rgb(frame)
+                    picture = picture if self._size is None else fit(picture, self._size, self._crop)
+                yield picture  # type: ignore[misc]
+        if not self.decoded:
+            raise UserError(f"{self.path} holds no readable frame; re-encode it or leave it out")
+
+    def _timed(self, container: InputContainer, stream: VideoStream) -> Iterator[tuple[float, float, av.VideoFrame]]:
+        """(begin, end, frame) in seconds after the video's first frame; damaged packets are passed over."""
+        period = 1 / float(stream.average_rate or stream.guessed_rate or 25)
+        tick, origin = _tick(stream), stream.start_time or 0
+        end = 0.0
+        for packet, frames in _decode(container, stream):
+            # An edit list hides pre-roll: those packets feed the decoder and were never meant to be shown.
+            self.promised -= bool(packet and packet.is_discard and self.promised)
+            for frame in frames:
+                self.decoded += 1
+                begin = end if frame.pts is None else (frame.pts - origin) * tick  # some raw streams carry no times
+                end = begin + (frame.duration * tick or period)
+                yield begin, end, frame
+
+    def _stored(self, timed: Iterator[tuple[float, float, av.VideoFrame]]) -> Iterator[av.VideoFrame]:
+        for begin, end, frame in timed:
+            slack = LATE * (end - begin)
+            if self._stop is not None and begin >= self._stop - slack:
+                return
+            if begin >= self._start - slack:
+                yield frame
+
+    def _resampled(self, timed: Iterator[tuple[float, float, av.VideoFrame]], period: float) -> Iterator[av.VideoFrame]:
+        held: av.VideoFrame | None = None
+        held_end, count = 0.0, 0
+        limit = float("inf") if self._stop is None else self._stop - LATE * period
+
+        for begin, end, frame in chain(timed, [(float("inf"), 0.0, None)]):
+            # The held frame shows at every instant before the next one begins; the last one until it ends.
+            until = held_end if frame is None else begin
+            while held and self._start + count * period < min(until - LATE * period, limit):
+                count += 1
+                yield held
+            if self._start + count * period >= limit:
+                return
+            held, held_end = frame, end
+
+
+def read_window(path: Path | str, start: int, count: int, stride: int = 1) -> np.ndarray:
+    """Frames start, start + stride, ... as stored: uint8 [count, H, W, 3], decoded from the key frame before them.
+
+    raises  UserError if the video is shorter than asked, or one of the frames does not decode
+    """
+    if start < 0 or count < 1 or stride < 1:
+        raise ValueError(f"start {start}, count {count}, stride {stride}: start must be >= 0, the others >= 1")
+    stat = os.stat(path) if Path(path).exists() else None
+    times, keys = _timetable(str(path), stat.st_mtime_ns if stat else 0)
+    last = start + (count - 1) * stride
+    if last >= len(times):
+        raise UserError(f"{path} has {len(times)} frames, frame {last} was asked for; shorten the window")
+    wanted = {int(times[index]): row for row, index in enumerate(range(start, last + 1, stride))}
+    found: dict[int, np.ndarray] = {}
+    with _opened(path) as (container, stream):
+        container.seek(int(keys[start]), stream=stream)
+        for _, frames in _decode(container, stream):
+            found |= {wanted[frame.pts]: to_rgb(frame) for frame in frames if frame.pts in wanted}
+            if len(found) == count:
+                break
+    if len(found) < count:
+        row = next(row for row in range(count) if row not in found)
+        raise UserError(f"{path}: frame {start + row * stride} does not decode; re-encode the file or leave it out")
+    return np.stack([found[row] for row in range(count)])
+
+
+@lru_cache(maxsize=4096)
+def _timetable(path: str, changed_ns: int) -> tuple[np.ndarray, np.ndarray]:
+    """For each frame in display order its time, and the time of the key frame to decode from [n], stream ticks.
+
+    Read from the packets without decoding. The key frame must come before the frame in the file and on screen:
+    with open GOPs a frame may be shown before the key frame that precedes it in the file.
+    """
+    times, keys = [], []
+    key = before = None
+    with _opened(path) as (container, stream):
+        for packet in _packets(container, stream):
+            if packet.pts is None:
+                continue
+            if packet.is_keyframe:
+                before, key = key, packet.pts
+            if not packet.is_discard and key is not None:
+                times.append(packet.pts)
+                keys.append(key if key <= packet.pts or before is None else before)
+    order = np.argsort(times, kind="stable")
+    return np.array(times, np.int64)[order], np.array(keys, np.int64)[order]
+
+
+def to_rgb(frame: av.VideoFrame) -> np.ndarray:
+    """uint8 RGB [H, W, 3], upright, by the matrix the frame is tagged with."""
+    untagged_hd = frame.colorspace == SPACE_UNKNOWN and frame.height >= HD_HEIGHT
+    space = Colorspace.ITU709 if untagged_hd else None
+    picture = frame.to_ndarray(format="rgb24", src_colorspace=space, interpolation=UNBIASED)
+    return np.ascontiguousarray(np.rot90(picture, round(frame.rotation / 90)))
+
+
+def fit(picture: np.ndarray, size: tuple[int, int], crop: str = "center") -> np.ndarray:
+    """Crop [H, W, 3] to the aspect of `size` (height, width) and resize: by area when shrinking, cubic when growing."""
+    height, width = picture.shape[:2]
+    if (height, width) == size:
+        return picture
+    scale = max(size[0] / height, size[1] / width)
+    kept_h, kept_w = min(round(size[0] / scale), height), min(round(size[1] / scale), width)
+    top, left = round((height - kept_h) * KEPT_PART[crop]), (width - kept_w) // 2
+    part = picture[top : top + kept_h, left : left + kept_w]
+    return cv2.resize(part, size[::-1], interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
+
+
+@contextmanager
+def _opened(path: Path | str) -> Iterator[tuple[InputContainer, VideoStream]]:
+    if not Path(path).is_file():
+        raise UserError(f"{path} is not a file; expected a video ({', '.join(s[1:] for s in SUFFIXES)})")
+    try:
+        container = av.open(str(path))
+    except (av.FFmpegError, OSError) as error:
+        size = Path(path).stat().st_size
+        reason = "it is empty" if size == 0 else (getattr(error, "strerror", None) or str(error))
+        raise UserError(f"{path} is not a readable video ({reason}); leave it out or re-encode it") from error
+    with container:
+        if not container.streams.video:
+            raise UserError(f"{path} holds no video stream (audio only?); leave it out")
+        stream = container.streams.video[0]
+        stream.thread_type, stream.codec_context.thread_count = "NONE", 1
+        yield container, stream
+
+
+def _packets(container: InputContainer, stream: VideoStream) -> Iterator[av.Packet]:
+    """Packets up to the end of what is readable."""
+    try:
+        yield from (packet for packet in container.demux(stream) if packet.size)
+    except av.FFmpegError:
+        return  # the file is cut off here
+
+
+def _decode(container: InputContainer, stream: VideoStream) -> Iterator[tuple[av.Packet | None, list[av.VideoFrame]]]:
+    """Each packet with the frames it completes; last None with those the decoder still held. Damage is passed over."""
+    for packet in chain(_packets(container, stream), [None]):
+        try:
+            frames = stream.codec_context.decode(packet)
+        except av.FFmpegError:
+            frames = []
+        yield packet, [frame for frame in frames if not frame.is_corrupt]
+
+
+def _tick(stream: VideoStream) -> float:
+    """Seconds of one unit of the stream's time stamps."""
+    return float(stream.time_base or 1 / av.time_base)
+
+
+def _duration(container: InputContainer, stream: VideoStream) -> float:
+    if stream.duration:
+        return stream.duration * _tick(stream)
+    return (container.duration or 0) / av.time_base

@@ -1,0 +1,19 @@
+"""The training loss of every stage: the squared error of the velocity (paper, eq. 1)."""
+
+import torch
+from torch import Tensor
+
+from drivesim.diffusion.schedule import Diffusion
+from drivesim.diffusion.tasks import Problem
+from drivesim.models.denoiser import Denoiser
+
+
+def velocity_loss(denoiser: Denoiser, problem: Problem, diffusion: Diffusion, generator: torch.Generator) -> Tensor:
+    """Noise the problem at random times, predict the velocity, compare on the frames that are not known."""
+    x = problem.x
+    timestep = diffusion.sample_timesteps(len(x), generator).to(x.device)
+    noise = torch.randn(x.shape, generator=generator).to(x)
+    context = None if problem.context is None else denoiser.encode_context(problem.context)
+    predicted = denoiser(diffusion.add_noise(x, noise, timestep), timestep, problem.planes, problem.tokens, context)
+    error = (predicted.float() - diffusion.velocity(x, noise, timestep)).square().mean((2, 3, 4))
+    return (error * problem.weight).sum() / problem.weight.sum().clamp_min(1)

@@ -1,0 +1,219 @@
+"""Tasks: what a denoiser makes of a batch, and what it is told. Stages differ by their task object alone."""
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from drivesim.models.conditioning import drop
+
+if TYPE_CHECKING:
+    from drivesim.data.windows import Batch
+    from drivesim.models.denoiser import Denoiser
+
+FLAGS = 2  # planes beside the known latents: the mask, and the task's own flag
+
+
+@dataclass(frozen=True)
+class Known:
+    """The frames of a window that are given.
+
+    mask   [B, T] 1 for known frames
+    flag   [B] a number that the task wants to tell its temporal layers (interpolation: which level)
+    """
+
+    mask: Tensor
+    flag: Tensor
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A denoising problem.
+
+    x        [B, T, C, h, w] what is to be made
+    planes   [B, T, P, h, w] laid beside it
+    tokens   [B, T, N, D] for cross-attention, or None
+    context  [B, T, K, h, w] known frames with their flags for the context encoder, or None
+    weight   [B, T] of each frame in the loss
+    """
+
+    x: Tensor
+    planes: Tensor
+    tokens: Tensor | None
+    context: Tensor | None
+    weight: Tensor
+
+
+class Task(Protocol):
+    """Turns a training batch into a denoising problem."""
+
+    @property
+    def temporal(self) -> bool:
+        """Whether temporal layers are trained (and the image network frozen)."""
+
+    @property
+    def context_channels(self) -> int:
+        """Channels of the context beyond those of the latents; 0: this task knows no frames."""
+
+    def pose(self, batch: "Batch", denoiser: "Denoiser", generator: torch.Generator) -> Problem: ...
+
+
+@dataclass
+class Frames:
+    """The image LDM: frames by themselves, nothing known but the layout. The base of the tasks on latents."""
+
+    drop_boxes: float = 0.1
+    drop_labels: float = 0.1
+    temporal: bool = False
+    context_channels: int = 0
+
+    def draw(self, batch: int, level: Tensor, generator: torch.Generator) -> Known | None:
+        """Which frames of a training window are known."""
+        return None
+
+    def pose(self, batch: "Batch", denoiser: "Denoiser", generator: torch.Generator) -> Problem:
+        z = batch.x
+        layout = drop(batch.layout, self.drop_boxes, self.drop_labels, generator)
+        planes, tokens = denoiser.condition(layout, z.shape[-2], z.shape[-1])
+        known = self.draw(len(z), batch.level, generator)
+        if known is None:
+            return Problem(z, planes, tokens, None, torch.ones(z.shape[:2], device=z.device))
+        context = context_planes(self.augment(z, generator), known)
+        return Problem(z, planes, tokens, context, 1 - known.mask.to(z))
+
+    def augment(self, z: Tensor, generator: torch.Generator) -> Tensor:
+        return z
+
+
+@dataclass
+class Predict(Frames):
+    """Keyframes after 0, 1 or 2 first frames, drawn from a categorical p_S (paper, section 3.2); S = 0 is the
+    unconditional case that context guidance needs. In training the known frames get a little noise, since in a
+    rollout they are the model's own."""
+
+    frames: int = 8
+    probabilities: list[float] = field(default_factory=lambda: [0.1, 0.5, 0.4])
+    context_noise: float = 0.15  # largest standard deviation
+    temporal: bool = True
+    context_channels: int = FLAGS
+
+    def draw(self, batch: int, level: Tensor, generator: torch.Generator) -> Known:
+        counts = torch.multinomial(torch.tensor(self.probabilities), batch, replacement=True, generator=generator)
+        return self.known(counts)
+
+    def known(self, counts: Tensor) -> Known:
+        """The first counts [B] frames are known."""
+        return Known((torch.arange(self.frames) < counts[:, None]).float(), torch.zeros(len(counts)))
+
+    def augment(self, z: Tensor, generator: torch.Generator) -> Tensor:
+        level = torch.rand(len(z), 1, 1, 1, 1, generator=generator) * self.context_noise
+        return z + (level * torch.randn(z.shape, generator=generator)).to(z)
+
+
+@dataclass
+class Interpolate(Frames):
+    """The `factor` - 1 frames between two known ones; one model for both levels, told which by a flag (section 3.3)."""
+
+    factor: int = 4
+    temporal: bool = True
+    context_channels: int = FLAGS
+
+    @property
+    def frames(self) -> int:
+        return self.factor + 1
+
+    def draw(self, batch: int, level: Tensor, generator: torch.Generator) -> Known:
+        return self.known(level)
+
+    def known(self, level: Tensor) -> Known:
+        """Both ends are known; level [B] is 0 for the coarse and 1 for the fine interpolation."""
+        mask = torch.zeros(len(level), self.frames)
+        mask[:, 0] = mask[:, -1] = 1
+        return Known(mask, level.float())
+
+
+@dataclass
+class Upsample:
+    """What a bicubic enlargement misses of the full resolution (section 3.4): a pixel-space diffusion of the residual,
+    told the low-resolution frame, noise-augmented, and the level of that noise.
+
+    Pixels are folded `patch` x `patch` into channels (no information is lost), which puts the U-Net at 1/patch of the
+    resolution: what it costs a frame is what makes minutes of 512x1024 affordable.
+    """
+
+    factor: int = 4
+    patch: int = 8
+    residual_std: float = 0.1  # of the training data; divides the residual to unit size
+    max_noise: float = 0.1  # standard deviation of the noise augmentation in training, pixels in [-1, 1]
+    temporal: bool = False
+    context_channels: int = 0
+
+    @property
+    def channels(self) -> int:
+        return 3 * self.patch**2
+
+    @property
+    def planes(self) -> int:
+        return self.channels + 1
+
+    def pose(self, batch: "Batch", denoiser: "Denoiser", generator: torch.Generator) -> Problem:
+        """batch.x [B, T, 3, H, W] full resolution."""
+        high = batch.x
+        low = F.interpolate(high.flatten(0, 1), scale_factor=1 / self.factor, mode="area").unflatten(0, high.shape[:2])
+        level = torch.rand(len(high), generator=generator).to(high) * self.max_noise
+        noise = torch.randn(low.shape, generator=generator).to(high)
+        base, planes = self.condition(low, level, noise)
+        return Problem(self.fold(high - base) / self.residual_std, planes, None, None,
+                       torch.ones(high.shape[:2], device=high.device))
+
+    def condition(self, low: Tensor, level: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """low [B, T, 3, h, w], level [B], noise like low -> the enlargement [B, T, 3, H, W] of the clean low
+        resolution, and the planes of the augmented one with the level."""
+        augmented = low + level.view(-1, 1, 1, 1, 1) * noise
+        folded = self.fold(self.enlarge(augmented))
+        flat = (level / self.max_noise).view(-1, 1, 1, 1, 1).expand(*folded.shape[:2], 1, *folded.shape[-2:])
+        return self.enlarge(low), torch.cat([folded, flat], 2)
+
+    def enlarge(self, low: Tensor) -> Tensor:
+        """Bicubic, [B, T, 3, h, w] -> [B, T, 3, H, W]."""
+        return F.interpolate(low.flatten(0, 1), scale_factor=self.factor, mode="bicubic").unflatten(0, low.shape[:2])
+
+    def fold(self, x: Tensor) -> Tensor:
+        return F.pixel_unshuffle(x.flatten(0, 1), self.patch).unflatten(0, x.shape[:2])
+
+    def unfold(self, x: Tensor) -> Tensor:
+        return F.pixel_shuffle(x.flatten(0, 1), self.patch).unflatten(0, x.shape[:2])
+
+
+def held(latents: Tensor, mask: Tensor) -> Tensor:
+    """Fill unknown frames with what a viewer would hold there: the linear blend of the known frames around them, the
+    nearest known frame beyond the ends, zeros where nothing is known.
+
+    latents [B, T, C, h, w], mask [B, T] -> [B, T, C, h, w]
+    """
+    t = torch.arange(mask.shape[1], device=mask.device, dtype=torch.float32)
+    far = float(2 * mask.shape[1])
+    known = mask.bool()
+    before = torch.where(known, t, -far).cummax(1).values  # index of the last known frame up to here
+    after = torch.where(known, t, far).flip(1).cummin(1).values.flip(1)
+    has_before, has_after = before >= 0, after < far
+    share = torch.where(has_before & has_after & (after > before), (t - before) / (after - before).clamp_min(1),
+                        (~has_before).float())
+    share = torch.where(has_before & ~has_after, torch.zeros_like(share), share)[..., None, None, None]
+
+    def at(index: Tensor) -> Tensor:
+        picked = index.clamp(0, mask.shape[1] - 1).long()[..., None, None, None].expand_as(latents)
+        return latents.gather(1, picked)
+
+    return (at(before) * (1 - share) + at(after) * share) * known.any(1)[:, None, None, None, None]
+
+
+def context_planes(latents: Tensor, known: Known) -> Tensor:
+    """Input of the context encoder: held latents, mask and flag, [B, T, C + FLAGS, h, w]."""
+    mask = known.mask.to(latents)
+    flag = known.flag.to(latents)[:, None] * torch.ones_like(mask)
+    h, w = latents.shape[-2:]
+    flags = torch.stack([mask, flag], 2)[..., None, None].expand(-1, -1, -1, h, w)
+    return torch.cat([held(latents, mask), flags], 2)

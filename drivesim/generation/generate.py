@@ -1,0 +1,214 @@
+"""`drivesim generate`: a video from a bundle, a start and a layout, streamed to disk frame by frame."""
+
+import json
+import os
+import resource
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from drivesim import __version__
+from drivesim.bundle import Bundle
+from drivesim.clip import Layout
+from drivesim.config import option, parse
+from drivesim.errors import UserError
+from drivesim.files import atomic_path, refuse_existing
+from drivesim.generation.draw import contact_sheet, draw_layout, save_png
+from drivesim.generation.layout_file import TimedLayout, read_layout
+from drivesim.generation.start import load_start, read_start
+from drivesim.generation.writer import VideoWriter
+
+if TYPE_CHECKING:
+    from drivesim.generation.pipeline import DrivingPipeline
+
+SAMPLERS = ("ddim", "dpm++")
+UPSAMPLERS = ("diffusion", "bicubic", "none")
+STEPS = ("keyframe_steps", "interpolate_steps", "upsample_steps")
+GUIDANCE = ("layout_guidance", "context_guidance")
+MAX_SECONDS = 24 * 3600.0
+SHEET_FRAMES, SHEET_COLUMNS, SHEET_WIDTH = 12, 4, 384  # a sheet that fits a screen, pixels a frame
+
+
+@dataclass
+class GenerateConfig:
+    """Generate a driving video. Beside OUT come OUT.json (how it was made) and OUT.png (a contact sheet)."""
+
+    bundle: str = option(help="folder of trained stages, made by `drivesim train`")
+    start: str = option("none", "picture or video to start from, or none")
+    start_time: float | None = option(None, "moment of the start video to go on from, seconds; its end if not given")
+    layout: str = option("none", "boxes and labels: a .json or .csv file, STORE:CLIP[:START_S], or none")
+    night: float | None = option(None, "0 day .. 1 night, for every frame; overrides the layout")
+    crowdedness: float | None = option(None, "vehicles in view, for every frame; overrides the layout")
+    seconds: float = option(4.0, "length, up to 24 h")
+    out: str = option("generated.mp4", "video to write, .mp4")
+    overwrite: bool = option(False, "replace files that exist")
+    seed: int = option(0, "the same seed gives the same video")
+    upsampler: str = option("diffusion", f"one of {', '.join(UPSAMPLERS)}")
+    sampler: str | None = option(None, f"one of {', '.join(SAMPLERS)}; this and what follows: the default if not given")
+    keyframe_steps: int | None = option(None, "denoising steps of a window of keyframes")
+    interpolate_steps: int | None = option(None, "denoising steps of the frames between")
+    upsample_steps: int | None = option(None, "denoising steps of the upsampler")
+    layout_guidance: float | None = option(None, "how strongly the layout steers; 1 is unguided")
+    context_guidance: float | None = option(None, "how strongly the start steers; 1 is unguided")
+    draw_boxes: bool = option(False, "draw the asked boxes and labels onto the video")
+    contact_sheet: bool = option(True, "write OUT.png")
+
+
+def main(argv: Sequence[str]) -> None:
+    """Check every input, load the bundle, write the video.
+
+    raises  UserError for a mistake; KeyboardInterrupt, with what was kept as its text, after Ctrl-C
+    """
+    config = parse(GenerateConfig, argv, "drivesim generate")
+    timed = check(config)
+    # Loads the model libraries: seconds that a typo need not wait.
+    from drivesim.generation.pipeline import DrivingPipeline
+
+    pipeline = DrivingPipeline.from_pretrained(config.bundle, upsampler=config.upsampler == "diffusion")
+    chosen = {name: value for name in ("sampler", *STEPS, *GUIDANCE) if (value := getattr(config, name)) is not None}
+    pipeline.config = replace(pipeline.config, **chosen)
+    layout = _layout(config, timed, pipeline)
+    start = load_start(config.start, pipeline.height, pipeline.width, pipeline.key_fps, config.start_time)
+    generate(config, pipeline, start, layout)
+
+
+def check(config: GenerateConfig) -> TimedLayout | None:
+    """Find every mistake that can be found without the weights; return the layout that was read on the way.
+
+    raises  UserError
+    """
+    _range("seconds", config.seconds, 0, MAX_SECONDS, above=True)
+    _range("night", config.night, 0, 1)
+    _range("crowdedness", config.crowdedness, 0, 1000)
+    _range("seed", config.seed, 0, 2**63 - 1)
+    for name in STEPS:
+        _range(name, getattr(config, name), 1, 1000)
+    for name in GUIDANCE:
+        _range(name, getattr(config, name), 0, 100)
+    for name, value, known in (("upsampler", config.upsampler, UPSAMPLERS), ("sampler", config.sampler, SAMPLERS)):
+        if value is not None and value not in known:
+            raise UserError(f"{name}={value}, expected one of {', '.join(known)}")
+    _check_out(config)
+    slots = Bundle(Path(config.bundle)).require().index.get("data", {}).get("slots", sys.maxsize)
+    if config.start == "none" and config.start_time is not None:
+        raise UserError(f"start_time={config.start_time:g} needs start=VIDEO")
+    read_start(config.start, config.start_time)
+    timed = read_layout(config.layout)
+    return timed and timed.check(config.seconds, slots)
+
+
+def generate(config: GenerateConfig, pipeline: "DrivingPipeline", start: Tensor | None, layout: Layout | None) -> None:
+    """Stream the video to `config.out`, then write what belongs beside it; after Ctrl-C the finished part is kept."""
+    fps, out, frames = pipeline.fps, Path(config.out), round(config.seconds * pipeline.fps)
+    if not frames:
+        raise UserError(f"seconds={config.seconds:g} is less than one frame at {fps:g} fps; ask for more")
+    working = config.upsampler == "none"
+    height, width = (pipeline.low_height, pipeline.low_width) if working else (pipeline.height, pipeline.width)
+    print(f"{out}: {frames} frames, {frames / fps:.2f} s at {fps:g} fps, {height}x{width}")
+    print(f"bundle {config.bundle}, start {config.start}, layout {config.layout}, seed {config.seed}")
+
+    sheet: dict[int, np.ndarray] = {}
+    wanted = set(np.linspace(0, frames - 1, min(SHEET_FRAMES, frames)).round().astype(int).tolist())
+    begun, writer = time.perf_counter(), VideoWriter(out, fps, height, width, overwrite=config.overwrite)
+    video = pipeline(start=start, layout=layout, seconds=config.seconds, seed=config.seed, upsampler=config.upsampler)
+    pictures = tqdm(_pictures(video, layout if config.draw_boxes else None), "generate", frames, unit="frame")
+    try:
+        with writer, pictures:
+            for i, picture in enumerate(pictures):
+                writer.write(picture)
+                if i in wanted:
+                    sheet[i] = _small(picture)
+    except KeyboardInterrupt as interrupt:
+        then = "add overwrite=true to make it anew" if writer.kept else "nothing was finished yet"
+        raise KeyboardInterrupt(f"interrupted; {then}") from interrupt
+    finally:
+        if writer.kept:
+            _write_beside(config, writer, sheet, complete=writer.frames == frames)
+    wall = time.perf_counter() - begun
+    speed = f"{writer.seconds / wall:.3g} x real time"
+    print(f"{out}: {writer.seconds:.2f} s of video in {wall:.1f} s ({speed}), peak memory {peak_mib():.0f} MiB")
+
+
+def beside(out: Path | str, suffix: str) -> Path:
+    """OUT.json and OUT.png keep the .mp4 in their names, so that they never hit a layout or start called like OUT."""
+    return Path(f"{out}{suffix}")
+
+
+def peak_mib() -> float:
+    """The most memory this process held at once, MiB."""
+    unit = 2**20 if sys.platform == "darwin" else 2**10  # macOS counts bytes, Linux KiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+
+
+def _range(name: str, value: float | None, low: float, high: float, above: bool = False) -> None:
+    """Refuse a value outside [low, high], or (low, high] with `above`; NaN lies in neither."""
+    if value is not None and not (low < value <= high if above else low <= value <= high):
+        expected = f"more than {low:g} and at most {high:g}" if above else f"{low:g} to {high:g}"
+        raise UserError(f"{name}={value:g}, expected {expected}")
+
+
+def _check_out(config: GenerateConfig) -> None:
+    out = Path(config.out)
+    if out.suffix.lower() != ".mp4":
+        raise UserError(f"out={out}, expected a name that ends in .mp4")
+    if out.is_dir():
+        raise UserError(f"out={out} is a folder; give the name of a file in it")
+    for path in (out, beside(out, ".json"), *([beside(out, ".png")] if config.contact_sheet else [])):
+        refuse_existing(path, config.overwrite)
+    folder = next(parent for parent in out.absolute().parents if parent.exists())
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        raise UserError(f"out={out}: {folder} is no folder that may be written to; choose another place")
+
+
+def _layout(config: GenerateConfig, timed: TimedLayout | None, pipeline: "DrivingPipeline") -> Layout | None:
+    """The layout with `night` and `crowdedness` as asked; None if nothing is asked for."""
+    labels = {"night": config.night, "crowdedness": config.crowdedness}
+    given = {name: value for name, value in labels.items() if value is not None}
+    if timed is None and not given:
+        return None
+    # One frame is enough where nothing changes: the pipeline holds the last one, and a day takes no more memory.
+    still = Layout.unknown(1, slots=pipeline.slots)
+    layout = timed.sample(config.seconds, pipeline.fps, pipeline.slots) if timed else still
+    return replace(layout, **{name: torch.full_like(layout.night, value) for name, value in given.items()})
+
+
+def _pictures(frames: Iterator[Tensor], drawn: Layout | None) -> Iterator[np.ndarray]:
+    """Frames uint8 [3, H, W] as arrays [H, W, 3], with the boxes of `drawn` on them."""
+    for i, frame in enumerate(frames):
+        picture = frame.permute(1, 2, 0).cpu().numpy()
+        yield picture if drawn is None else draw_layout(picture, drawn[min(i, drawn.num_frames - 1)])
+
+
+def _small(picture: np.ndarray) -> np.ndarray:
+    """A copy for the contact sheet, at most SHEET_WIDTH wide."""
+    height, width = picture.shape[:2]
+    scale = min(1.0, SHEET_WIDTH / width)
+    return cv2.resize(picture, (round(width * scale), round(height * scale)), interpolation=cv2.INTER_AREA)
+
+
+def _write_beside(config: GenerateConfig, writer: VideoWriter, sheet: dict[int, np.ndarray], complete: bool) -> None:
+    """OUT.json, what made the video and is enough to make it again, and OUT.png."""
+    record: dict[str, Any] = {
+        "drivesim": __version__,
+        "torch": torch.__version__,
+        "options": asdict(config),
+        "frames": writer.frames,
+        "fps": float(writer.rate),
+        "height": writer.height,
+        "width": writer.width,
+        "complete": complete,
+    }
+    with atomic_path(beside(config.out, ".json")) as temporary:
+        temporary.write_text(json.dumps(record, indent=2) + "\n")
+    if config.contact_sheet:
+        captions = [f"{i / float(writer.rate):.2f} s" for i in sheet]
+        save_png(contact_sheet(list(sheet.values()), SHEET_COLUMNS, captions), beside(config.out, ".png"))

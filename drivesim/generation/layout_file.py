@@ -1,0 +1,331 @@
+"""Layouts from outside: JSON and CSV files (docs/layout_file.md), or a stored clip, resampled to the video's frames."""
+
+import csv
+import difflib
+import json
+import math
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from drivesim.clip import CLASSES, NO_BOX, Layout
+from drivesim.data.store import ClipStore
+from drivesim.errors import UserError
+from drivesim.files import atomic_path
+
+FILE_KEYS = ("fps", "frames")
+FRAME_KEYS = ("time_s", "night", "crowdedness", "boxes")
+CORNERS = ("x1", "y1", "x2", "y2")
+BOX_KEYS = ("track", "class", *CORNERS)
+COLUMNS = (*FRAME_KEYS[:3], *BOX_KEYS)
+UNKNOWN = "unknown"  # class of a CSV row that says "the boxes of this frame are not known"
+DEFAULT_FPS = 30.0
+MAX_TRACK = 2**31 - 1  # tracks are int32 in the clip store
+SLACK_S = 1e-3  # times are often written with three decimals
+
+
+@dataclass(frozen=True)
+class TimedLayout:
+    """A layout whose frames have times of their own.
+
+    layout   [T] frames, with as many slots as the fullest frame needs
+    times_s  [T] increasing seconds; 0 is the first frame of the video to make
+    frame_s  how long the last frame lasts, seconds
+    source   where it comes from, for messages
+    keep_largest  leave out the smallest boxes when there are more than slots, as training does; else refuse
+    """
+
+    layout: Layout
+    times_s: np.ndarray
+    frame_s: float
+    source: str
+    keep_largest: bool = False
+
+    def check(self, seconds: float, slots: int) -> "TimedLayout":
+        """raises  UserError if it ends before `seconds`, or a frame holds more boxes than `slots`"""
+        covered = max(0.0, float(self.times_s[-1]) + self.frame_s)
+        if covered + SLACK_S < seconds:
+            frames = int((self.times_s > -self.frame_s).sum())
+            found = f"{self.source} has {frames} frames, {covered:.2f} s"
+            raise UserError(f"{found}; {seconds:g} s were asked for: lower seconds or give more frames")
+        counts = (self.layout.classes != NO_BOX).sum(-1)
+        if not self.keep_largest and int(counts.max()) > slots:
+            frame = int(counts.argmax())
+            found = f"{self.source}: frame {frame} has {int(counts[frame])} boxes"
+            raise UserError(f"{found}, the model takes {slots}; remove some")
+        return self
+
+    def sample(self, seconds: float, fps: float, slots: int) -> Layout:
+        """[round(seconds * fps)] frames at 0, 1/fps, 2/fps, ... with `slots` slots each. raises UserError (`check`)"""
+        self.check(seconds, slots)
+        at = np.arange(round(seconds * fps)) / fps
+        return resample(self.layout, self.times_s, at).pad(slots)
+
+
+def load_layout(spec: str, seconds: float, fps: float, slots: int) -> Layout | None:
+    """The layout that `spec` asks for, [round(seconds * fps)] frames; None for "none". See `read_layout`."""
+    timed = read_layout(spec)
+    return None if timed is None else timed.sample(seconds, fps, slots)
+
+
+def read_layout(spec: str) -> TimedLayout | None:
+    """Read "none", a .json or .csv file, or STORE:CLIP[:START_S], a stored clip from its second START_S on.
+
+    raises  UserError naming file, frame and track of what is wrong
+    """
+    if spec == "none":
+        return None
+    path = Path(spec)
+    if path.suffix.lower() in (".json", ".csv"):
+        return _read_file(path)
+    if ":" in spec:
+        return _read_clip(spec)
+    raise UserError(f"layout {spec}: expected a .json or .csv file, STORE:CLIP[:START_S], or none")
+
+
+def save_layout(layout: Layout, fps: float, path: Path | str) -> Path:
+    """Write a layout [T] of `fps` frames a second as .json or .csv; `read_layout` gives it back exactly.
+
+    raises  UserError for another suffix
+    """
+    path = Path(path)
+    if path.suffix.lower() not in (".json", ".csv"):
+        raise UserError(f"layout {path}: expected a name that ends in .json or .csv")
+    frames = [_frame_dict(layout[t], t / fps) for t in range(layout.num_frames)]
+    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        if path.suffix.lower() == ".json":
+            json.dump({"fps": fps, "frames": frames}, file, allow_nan=False)
+        else:
+            writer = csv.DictWriter(file, COLUMNS)
+            writer.writeheader()
+            writer.writerows(row for frame in frames for row in _csv_rows(frame))
+    return path
+
+
+def resample(layout: Layout, times_s: np.ndarray, at_s: np.ndarray) -> Layout:
+    """The layout at other times: boxes move linearly where a track is in both neighbours, else the nearer one holds.
+
+    layout [S], times_s [S] increasing, at_s [T]; before the first and after the last time the end frame holds
+    """
+    if len(times_s) == 1:
+        return layout[torch.zeros(len(at_s), dtype=torch.long)]
+    after = np.searchsorted(times_s, at_s, side="right").clip(1, len(times_s) - 1)
+    share = (at_s - times_s[after - 1]) / (times_s[after] - times_s[after - 1])
+    share = share.clip(0, 1)  # 0 at the frame before, 1 at the frame after
+    near, far = (
+        layout[torch.from_numpy(np.where(share <= 0.5, *pair))] for pair in ((after - 1, after), (after, after - 1))
+    )
+    pull = torch.from_numpy(np.minimum(share, 1 - share)).float()  # weight of the farther frame
+
+    same = (near.tracks[:, :, None] == far.tracks[:, None, :]) & (near.classes[:, :, None] == far.classes[:, None, :])
+    same &= near.classes[:, :, None] != NO_BOX  # [T, N, N]
+    partner = same.int().argmax(-1)[..., None].expand(*near.classes.shape, 4)
+    moved = torch.lerp(near.boxes, far.boxes.gather(1, partner), pull[:, None, None])
+    boxes = torch.where(same.any(-1)[..., None], moved, near.boxes)
+
+    def blend(a: Tensor, b: Tensor) -> Tensor:
+        return torch.where(b.isnan(), a, torch.lerp(a, b, pull))
+
+    night, crowdedness = blend(near.night, far.night), blend(near.crowdedness, far.crowdedness)
+    return replace(near, boxes=boxes, night=night, crowdedness=crowdedness)
+
+
+def _read_clip(spec: str) -> TimedLayout:
+    root, clip, start_s = _split_clip(spec)
+    store = ClipStore(root)
+    if clip not in store.index.index:
+        close = difflib.get_close_matches(clip, store.clips(), n=3) or store.clips()[:3]
+        raise UserError(f"layout {spec}: {root} has no clip {clip!r}; try {', '.join(close)}")
+    info = store.index.loc[clip]
+    times = np.arange(int(info.frames)) / info.fps - start_s
+    if not 0 <= start_s < info.frames / info.fps:
+        raise UserError(f"layout {spec}: start {start_s:g} s lies outside the clip of {info.frames / info.fps:.2f} s")
+    if not info.has_boxes:
+        print(f"drivesim: layout {spec}: the clip has no boxes; only its other labels are used", file=sys.stderr)
+    fullest = int(store.boxes(clip).groupby("frame").size().max() if len(store.boxes(clip)) else 1)
+    return TimedLayout(store.layout(clip, fullest), times, 1 / info.fps, f"layout {spec}", keep_largest=True)
+
+
+def _split_clip(spec: str) -> tuple[Path, str, float]:
+    """STORE:CLIP[:START_S]; a clip may be called 0001 and a folder may hold colons, so the store on disk decides."""
+    root, _, clip = spec.rpartition(":")
+    head, _, name = root.rpartition(":")
+    try:
+        start_s = float(clip)
+    except ValueError:
+        return Path(root), clip, 0.0
+    if not head or (Path(root) / "store.json").exists():
+        return Path(root), clip, 0.0
+    return Path(head), name, start_s
+
+
+def _read_file(path: Path) -> TimedLayout:
+    source = f"layout {path}"
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        fps, frames = _parse_json(text, source) if path.suffix.lower() == ".json" else _parse_csv(text, source)
+    except FileNotFoundError as error:
+        raise UserError(f"{source} does not exist; give a .json or .csv file, STORE:CLIP[:START_S], or none") from error
+    except OSError as error:
+        raise UserError(f"{source} cannot be read ({error.strerror}); give a .json or .csv file") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{source} is not UTF-8 text; save it as UTF-8") from error
+    if not frames:
+        raise UserError(f"{source} has no frames; give at least one")
+    return _build(frames, fps, source)
+
+
+def _parse_json(text: str, source: str) -> tuple[float, list[Any]]:
+    try:
+        content = json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise UserError(f"{source} is not valid JSON ({error}); see docs/layout_file.md") from error
+    _check_keys(content, FILE_KEYS, source)
+    if not isinstance(content.get("frames"), list):
+        raise UserError(f'{source}: expected "frames", a list; see docs/layout_file.md')
+    fps = _number(content.get("fps", DEFAULT_FPS), f"{source}: fps", 0)
+    if fps == 0:
+        raise UserError(f"{source}: fps is 0, expected more than 0")
+    for i, frame in enumerate(content["frames"]):
+        _check_keys(frame, FRAME_KEYS, f"{source}: frame {i}")
+        frame.setdefault("time_s", i / fps)
+    return fps, content["frames"]
+
+
+def _parse_csv(text: str, source: str) -> tuple[float, list[dict]]:
+    reader = csv.DictReader(text.splitlines())
+    found = list(reader.fieldnames or [])
+    missing = [name for name in ("time_s", *BOX_KEYS) if name not in found]
+    if missing or (unknown := [name for name in found if name not in COLUMNS]):
+        wrong = f"lacks {', '.join(missing)}" if missing else f"has unknown {', '.join(map(repr, unknown))}"
+        raise UserError(f"{source}: the first line {wrong}; expected {','.join(COLUMNS)}")
+    try:
+        rows = [(float(row["time_s"]), row) for row in reader]
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{source}: line {reader.line_num}: time_s is no number; give seconds") from error
+    groups = [(time, [row for _, row in rows]) for time, rows in groupby(rows, key=lambda pair: pair[0])]
+    return DEFAULT_FPS, [_csv_frame(i, time, group, source) for i, (time, group) in enumerate(groups)]
+
+
+def _csv_frame(index: int, time_s: float, rows: list[dict], source: str) -> dict:
+    """The frame that a group of CSV rows describes, shaped like one of the JSON file."""
+
+    def value(row: dict, key: str) -> Any:
+        try:
+            return float(row[key]) if row.get(key) else None
+        except ValueError:
+            return row[key]  # told by the check that JSON values go through
+
+    frame = {"time_s": time_s, "night": value(rows[0], "night"), "crowdedness": value(rows[0], "crowdedness")}
+    if any(None in row for row in rows):
+        raise UserError(f"{source}: frame {index} has a line with more than {len(COLUMNS)} values; remove some")
+    if rows[0]["class"] == UNKNOWN:
+        return frame
+    boxes = [row for row in rows if row["class"]]
+    return frame | {"boxes": [{k: row[k] if k == "class" else value(row, k) for k in BOX_KEYS} for row in boxes]}
+
+
+def _build(frames: list[dict], fps: float, source: str) -> TimedLayout:
+    """Check every number and put the frames into tensors; boxes that reach over the edge are clipped, with a line."""
+    boxes = [list(_boxes(frame.get("boxes"), f"{source}: frame {i}")) for i, frame in enumerate(frames)]
+    layout = Layout.unknown(len(frames), slots=max(1, *map(len, boxes), 1))
+    times, clipped = np.zeros(len(frames)), 0
+    for i, frame in enumerate(frames):
+        where = f"{source}: frame {i}"
+        times[i] = _number(frame["time_s"], f"{where}: time_s", 0)
+        layout.night[i] = _label(frame.get("night"), f"{where}: night", 1)
+        layout.crowdedness[i] = _label(frame.get("crowdedness"), f"{where}: crowdedness", math.inf)
+        layout.known[i] = frame.get("boxes") is not None
+        for slot, (track, kind, corners) in enumerate(boxes[i]):
+            inside = np.clip(corners, 0, 1)
+            clipped += bool((inside != corners).any())
+            layout.boxes[i, slot] = torch.from_numpy(inside)
+            layout.classes[i, slot], layout.tracks[i, slot] = kind, track
+    if times[0] > SLACK_S:
+        raise UserError(f"{source}: frame 0 is at {times[0]:g} s; the first must be at 0, where the video starts")
+    if (late := np.flatnonzero(np.diff(times) <= 0)).size:
+        i = int(late[0]) + 1
+        raise UserError(
+            f"{source}: frame {i} is at {times[i]:g} s, not after frame {i - 1} at {times[i - 1]:g} s; sort them"
+        )
+    if clipped:
+        print(
+            f"drivesim: {source}: {clipped} boxes reach over the edge and are clipped to the picture", file=sys.stderr
+        )
+    return TimedLayout(layout, times, 1 / fps, source)
+
+
+def _boxes(boxes: Any, where: str) -> Iterator[tuple[int, int, np.ndarray]]:
+    """(track, class index, corners [4]) of each box of a frame; none where the boxes are not known."""
+    if boxes is not None and not isinstance(boxes, list):
+        raise UserError(f"{where}: boxes is {boxes!r}, expected a list")
+    tracks = set()
+    for i, box in enumerate(boxes or []):
+        _check_keys(box, BOX_KEYS, f"{where}: box {i}")
+        track = _number(box.get("track"), f"{where}: box {i}: track", 0, MAX_TRACK)
+        here = f"{where}: track {track:g}"
+        if track != int(track) or track in tracks:
+            raise UserError(
+                f"{here} is {'not whole' if track != int(track) else 'there twice'}; number objects 0, 1, 2 ..."
+            )
+        tracks.add(track)
+        if box.get("class") not in CLASSES:
+            raise UserError(f"{here}: unknown class {box.get('class')!r}; known: {', '.join(CLASSES)}")
+        corners = np.array([_number(box.get(key), f"{here}: {key}") for key in CORNERS], np.float32)
+        x1, y1, x2, y2 = corners
+        if x2 <= x1 or y2 <= y1:
+            raise UserError(f"{here}: size {x2 - x1:g} x {y2 - y1:g} is not positive; expected x1 < x2 and y1 < y2")
+        if x1 >= 1 or y1 >= 1 or x2 <= 0 or y2 <= 0:
+            raise UserError(
+                f"{here}: wholly outside the picture; corners are fractions of its width and height, 0 to 1"
+            )
+        yield int(track), CLASSES.index(box["class"]), corners
+
+
+def _check_keys(value: Any, known: tuple[str, ...], where: str) -> None:
+    if not isinstance(value, dict):
+        raise UserError(f"{where}: expected an object with {', '.join(known)}, found {str(value)[:40]}")
+    if unknown := [key for key in value if key not in known]:
+        raise UserError(f"{where}: unknown key {unknown[0]!r}; known: {', '.join(known)}")
+
+
+def _number(value: Any, where: str, low: float = -math.inf, high: float = math.inf) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise UserError(f"{where} is {'missing' if value is None else repr(value)}, expected a number")
+    if not math.isfinite(value if abs(value) < 1e300 else math.inf):
+        raise UserError(f"{where} is {value if value != value else 'infinite'}, expected a finite number")
+    if not low <= value <= high:
+        limits = f"{low:g} or more" if high == math.inf else f"{low:g} to {high:g}"
+        raise UserError(f"{where} is {value:g}, expected {limits}")
+    return float(value)
+
+
+def _label(value: Any, where: str, high: float) -> float:
+    return math.nan if value is None else _number(value, where, 0, high)
+
+
+def _frame_dict(frame: Layout, time_s: float) -> dict:
+    """One frame (no leading dimension) as the JSON file holds it."""
+    labels = {"night": float(frame.night), "crowdedness": float(frame.crowdedness)}
+    labels = {key: value for key, value in labels.items() if not math.isnan(value)}
+    boxes = [
+        {"track": int(track), "class": CLASSES[kind], **dict(zip(CORNERS, map(float, box), strict=True))}
+        for track, kind, box in zip(frame.tracks, frame.classes, frame.boxes, strict=True)
+        if kind != NO_BOX
+    ]
+    return {"time_s": time_s, **labels, **({"boxes": boxes} if frame.known else {})}
+
+
+def _csv_rows(frame: dict) -> Iterator[dict]:
+    labels = {key: value for key, value in frame.items() if key != "boxes"}
+    if not frame.get("boxes"):
+        yield labels | {"class": "" if "boxes" in frame else UNKNOWN}
+    for box in frame.get("boxes", []):
+        yield labels | box

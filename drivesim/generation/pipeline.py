@@ -1,0 +1,154 @@
+"""A trained bundle as one object that makes video."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from drivesim.bundle import Bundle, from_dict
+from drivesim.clip import Layout, to_uint8
+from drivesim.diffusion.schedule import ScheduleConfig
+from drivesim.diffusion.tasks import Interpolate, Predict, Upsample
+from drivesim.errors import UserError
+from drivesim.generation import cascade
+from drivesim.generation.samplers import SamplerConfig
+from drivesim.models.autoencoder import Autoencoder
+from drivesim.models.denoiser import Denoiser
+from drivesim.training.stages import load_autoencoder, load_denoiser
+
+UPSAMPLERS = ("diffusion", "bicubic", "none")
+
+
+@dataclass
+class DrivingPipeline:
+    """The whole cascade.
+
+    low_height, low_width  working resolution, pixels;  height, width  of the final video
+    fps                    of the final video;  key_fps  of the keyframes and of two start frames
+    slots                  boxes a frame
+    """
+
+    autoencoder: Autoencoder
+    image: Denoiser
+    keyframes: Denoiser
+    interpolator: Denoiser
+    upsampler: Denoiser | None
+    schedule: ScheduleConfig
+    predict: Predict
+    interpolate: Interpolate
+    upsample: Upsample
+    low_height: int
+    low_width: int
+    key_fps: float
+    slots: int
+    config: SamplerConfig = field(default_factory=SamplerConfig)
+
+    @classmethod
+    def from_pretrained(cls, folder: Path | str, tuned_decoder: bool = True, upsampler: bool = True) -> "DrivingPipeline":
+        """Load a bundle.
+
+        tuned_decoder  with the temporal layers of the decoder;  upsampler  with the diffusion upsampler
+        raises         UserError for a missing, damaged or mismatched bundle or stage
+        """
+        bundle = Bundle(Path(folder)).require()
+        data = bundle.index["data"]
+        pipeline = cls(
+            autoencoder=load_autoencoder(bundle, decoder=tuned_decoder),
+            image=load_denoiser(bundle, "image"), keyframes=load_denoiser(bundle, "keyframes"),
+            interpolator=load_denoiser(bundle, "interpolate"),
+            upsampler=load_denoiser(bundle, "upsample_temporal") if upsampler else None,
+            schedule=from_dict(ScheduleConfig, bundle.config("image")["schedule"]),
+            predict=from_dict(Predict, bundle.config("keyframes")["task"]),
+            interpolate=from_dict(Interpolate, bundle.config("interpolate")["task"]),
+            upsample=from_dict(Upsample, bundle.config("upsample")["task"]),
+            low_height=data["height"], low_width=data["width"], key_fps=data["key_fps"], slots=data["slots"])
+        pipeline._check(bundle)
+        return pipeline
+
+    def _check(self, bundle: Bundle) -> None:
+        channels = self.autoencoder.config.channels
+        for name, denoiser in (("image", self.image), ("keyframes", self.keyframes), ("interpolate", self.interpolator)):
+            if denoiser.config.channels != channels:
+                raise UserError(f"bundle {bundle.root}: stage {name} makes {denoiser.config.channels} latent channels, "
+                                f"the autoencoder has {channels}; the stages are of different runs")
+        grid = self.upsample.patch
+        if (self.height % grid, self.width % grid) != (0, 0):
+            raise UserError(f"bundle {bundle.root}: {self.height}x{self.width} is no multiple of the upsampler's "
+                            f"patch of {grid}; the stages are of different runs")
+
+    @property
+    def height(self) -> int:
+        return self.low_height * self.upsample.factor
+
+    @property
+    def width(self) -> int:
+        return self.low_width * self.upsample.factor
+
+    @property
+    def spacing(self) -> int:
+        """Final frames from keyframe to keyframe."""
+        return self.interpolate.factor**2
+
+    @property
+    def fps(self) -> float:
+        return self.key_fps * self.spacing
+
+    def __call__(self, *, start: Tensor | None, layout: Layout | None, seconds: float, seed: int,
+                 upsampler: str = "diffusion") -> Iterator[Tensor]:
+        """Frames uint8 [3, H, W], one by one, in memory that does not depend on how many.
+
+        start      [S, 3, H, W] in [-1, 1]: one first frame, or two that are 1 / key_fps seconds apart (the newer is
+                   the first frame of the video); None: the image LDM makes the first frame
+        layout     one entry a final frame, [T]; None asks for nothing
+        seconds    length of the video
+        upsampler  diffusion, bicubic, or none (working resolution)
+        """
+        frames = round(seconds * self.fps)
+        low = self.low_resolution(start, layout, seed)
+        if upsampler == "none":
+            full = low
+        elif upsampler == "bicubic":
+            full = cascade.enlarge(self.upsample, low)
+        else:
+            if self.upsampler is None:
+                raise UserError("this pipeline was loaded without its upsampler; use upsampler=bicubic")
+            full = cascade.upsample(self.upsampler, self.schedule, self.upsample, islice(low, frames), seed, self.config)
+        return (to_uint8(frame) for frame in islice(full, frames))
+
+    def low_resolution(self, start: Tensor | None, layout: Layout | None, seed: int) -> Iterator[Tensor]:
+        """Endless frames [3, h, w] in [-1, 1] at the working resolution and the full rate."""
+        at = self.layout_at(layout)
+        coarse = self.coarse_latents(start, layout, seed)
+        fine = cascade.interpolate(self.interpolator, self.schedule, self.interpolate, coarse, at,
+                                   self.interpolate.factor, 1, seed, self.config)
+        return cascade.decode(self.autoencoder, fine)
+
+    def coarse_latents(self, start: Tensor | None, layout: Layout | None, seed: int) -> Iterator[Tensor]:
+        """Endless latents [C, h, w] after the first interpolation, at fps / factor."""
+        at = self.layout_at(layout)
+        keys = cascade.keyframes(self.keyframes, self.schedule, self.predict, self.start_latents(start, at, seed), at,
+                                 self.spacing, seed, self.config)
+        return cascade.interpolate(self.interpolator, self.schedule, self.interpolate, keys, at, self.spacing, 0, seed,
+                                   self.config)
+
+    @torch.no_grad()
+    def start_latents(self, start: Tensor | None, at: cascade.LayoutAt, seed: int) -> Tensor:
+        """[S, C, h, w]: the start frames encoded, or a first frame of the image LDM."""
+        if start is None:
+            factor = self.autoencoder.config.factor
+            shape = (self.autoencoder.config.channels, self.low_height // factor, self.low_width // factor)
+            return cascade.first_keyframe(self.image, self.schedule, at, shape, seed, self.config)
+        low = F.interpolate(start, (self.low_height, self.low_width), mode="area")
+        return self.autoencoder.encode(low).float()
+
+    def layout_at(self, layout: Layout | None) -> cascade.LayoutAt:
+        """Layout of final frames by index; beyond the end of `layout` its last frame holds (a cascade looks ahead by
+        up to one window of keyframes)."""
+        if layout is None:
+            return lambda index: Layout.unknown(len(index), slots=self.slots)
+        known = layout.pad(self.slots)
+        return lambda index: known[index.clamp(0, known.num_frames - 1)]

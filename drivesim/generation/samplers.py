@@ -1,0 +1,89 @@
+"""How each trained denoiser is sampled: what it is told, and with which guidance. Used by the cascade and by training's
+sample grids alike."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from drivesim.clip import Layout
+from drivesim.diffusion.sampler import guided, sample
+from drivesim.diffusion.schedule import ScheduleConfig
+from drivesim.diffusion.tasks import Known, Upsample, context_planes
+from drivesim.machine import probe
+from drivesim.models.denoiser import Denoiser
+
+
+@dataclass
+class SamplerConfig:
+    """Steps and guidance of every stage."""
+
+    sampler: str = "ddim"  # or dpm++
+    image_steps: int = 20
+    keyframe_steps: int = 16
+    interpolate_steps: int = 6
+    upsample_steps: int = 3
+    layout_guidance: float = 1.5  # classifier-free guidance of boxes and labels, image LDM and keyframes
+    context_guidance: float = 1.0  # paper, section 3.2; 1 is off, since it doubles the cost of a keyframe
+    upsample_noise: float = 0.02  # noise augmentation at sampling time
+
+
+@torch.no_grad()
+def sample_frames(denoiser: Denoiser, schedule: ScheduleConfig, layout: Layout, noise: Tensor,
+                  config: SamplerConfig) -> Tensor:
+    """Latents [B, T, C, h, w] of frames by themselves: the image LDM. layout [B, T], noise like the latents."""
+    with probe().autocast():
+        conditional = _denoise(denoiser, layout, noise, None)
+        null = _denoise(denoiser, unknown_like(layout), noise, None)
+        return sample(guided(conditional, null, config.layout_guidance), noise, schedule, config.image_steps,
+                      config.sampler)
+
+
+@torch.no_grad()
+def sample_window(denoiser: Denoiser, schedule: ScheduleConfig, layout: Layout, latents: Tensor, known: Known,
+                  noise: Tensor, steps: int, config: SamplerConfig, guidance: bool) -> Tensor:
+    """Fill in a window: latents [B, T, C, h, w] of which `known` are given (the others are ignored).
+
+    returns  [B, T, C, h, w], the known frames as they were
+    """
+    mask = known.mask.to(latents)[..., None, None, None]
+    with probe().autocast():
+        context = denoiser.encode_context(context_planes(latents * mask, known))
+        denoise = _denoise(denoiser, layout, noise, context)
+        if guidance:
+            nothing = Known(torch.zeros_like(known.mask), known.flag)
+            without = denoiser.encode_context(context_planes(torch.zeros_like(latents), nothing))
+            denoise = guided(denoise, _denoise(denoiser, layout, noise, without), config.context_guidance)
+            denoise = guided(denoise, _denoise(denoiser, unknown_like(layout), noise, context), config.layout_guidance)
+        made = sample(denoise, noise, schedule, steps, config.sampler)
+    return mask * latents + (1 - mask) * made
+
+
+@torch.no_grad()
+def sample_upsampled(denoiser: Denoiser, schedule: ScheduleConfig, task: Upsample, low: Tensor, noise: Tensor,
+                     config: SamplerConfig) -> Tensor:
+    """low [B, T, 3, h, w] in [-1, 1] -> [B, T, 3, h·factor, w·factor]; noise [B, T, C, H/patch, W/patch]."""
+    with probe().autocast():
+        level = torch.full((len(low),), config.upsample_noise)
+        # The first channels of the residual's noise serve as the noise of the augmentation: no second draw to keep.
+        spare = torch.nn.functional.interpolate(noise[:, :, :3].flatten(0, 1), size=low.shape[-2:], mode="nearest")
+        base, planes = task.condition(low, level, spare.unflatten(0, low.shape[:2]))
+
+        def denoise(x: Tensor, timestep: Tensor) -> Tensor:
+            return denoiser(x, timestep, planes).float()
+        residual = sample(denoise, noise, schedule, config.upsample_steps, config.sampler)
+    return (base + task.unfold(residual * task.residual_std)).clamp(-1, 1)
+
+
+def _denoise(denoiser: Denoiser, layout: Layout, noise: Tensor, context: dict | None):
+    planes, tokens = denoiser.condition(layout, noise.shape[-2], noise.shape[-1])
+
+    def denoise(x: Tensor, timestep: Tensor) -> Tensor:
+        return denoiser(x, timestep, planes, tokens, context).float()
+    return denoise
+
+
+def unknown_like(layout: Layout) -> Layout:
+    """The unconditional layout of the same shape."""
+    nan = torch.full_like(layout.night, float("nan"))
+    return replace(layout, night=nan, crowdedness=nan.clone(), known=torch.zeros_like(layout.known))

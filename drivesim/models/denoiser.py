@@ -1,0 +1,122 @@
+"""One denoiser for every generative stage: an image U-Net, and temporal layers when it has to make video."""
+
+from dataclasses import dataclass, field
+
+import torch
+from diffusers import UNet2DConditionModel
+from torch import Tensor, nn
+
+from drivesim.clip import Layout
+from drivesim.models.conditioning import PLANES, LayoutTokens, rasterise
+from drivesim.models.temporal import TemporalLayers
+
+
+@dataclass
+class DenoiserConfig:
+    """An image U-Net (diffusers' UNet2DConditionModel) and how it is conditioned.
+
+    channels is what is denoised, planes what is laid beside it: a rasterised layout, or the low-resolution picture.
+    """
+
+    channels: int = 12
+    planes: int = PLANES
+    block_out_channels: list[int] = field(default_factory=lambda: [64, 128, 256])
+    layers_per_block: list[int] = field(default_factory=lambda: [1, 1, 2])
+    attention: list[bool] = field(default_factory=lambda: [False, True, True])  # spatial attention, per level
+    token_dim: int = 128  # of the layout tokens; 0: none, and no attention to them
+    head_dim: int = 32
+    groups: int = 16
+    context_width: int = 48  # channels of the context encoder of the temporal layers
+
+    def build(self) -> "Denoiser":
+        return Denoiser(self)
+
+
+def build_unet(config: DenoiserConfig) -> UNet2DConditionModel:
+    """The image network, an ordinary diffusers model. Without tokens there is no attention at all."""
+    if config.token_dim == 0 and any(config.attention):
+        raise ValueError("attention levels need token_dim > 0")
+    levels = len(config.block_out_channels)
+    return UNet2DConditionModel(
+        in_channels=config.channels + config.planes,
+        out_channels=config.channels,
+        block_out_channels=tuple(config.block_out_channels),
+        layers_per_block=tuple(config.layers_per_block),
+        down_block_types=tuple("CrossAttnDownBlock2D" if a else "DownBlock2D" for a in config.attention),
+        up_block_types=tuple("CrossAttnUpBlock2D" if a else "UpBlock2D" for a in reversed(config.attention)),
+        mid_block_type="UNetMidBlock2DCrossAttn" if config.token_dim else "UNetMidBlock2D",
+        cross_attention_dim=config.token_dim or 32,
+        attention_head_dim=tuple(max(c // config.head_dim, 1) for c in config.block_out_channels),  # number of heads
+        norm_num_groups=config.groups,
+        transformer_layers_per_block=(1,) * levels,
+    )
+
+
+class Denoiser(nn.Module):
+    """The image network by itself, or with temporal layers after `inflate`."""
+
+    def __init__(self, config: DenoiserConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.unet = build_unet(config).to(memory_format=torch.channels_last)
+        self.tokens = LayoutTokens(config.token_dim) if config.token_dim else None
+        self.temporal: TemporalLayers | None = None
+
+    def inflate(self, context_channels: int) -> "Denoiser":
+        """Freeze the image network and put temporal layers in after its spatial layers.
+
+        context_channels  channels of the known frames with their mask and flags; 0 when a task knows no frames
+        """
+        self.requires_grad_(False)
+        self.temporal = TemporalLayers(temporal_sites(self.unet), context_channels, self.config.context_width,
+                                       len(self.config.block_out_channels), self.config.groups)
+        self.temporal.to(memory_format=torch.channels_last)
+        return self
+
+    def condition(self, layout: Layout, height: int, width: int) -> tuple[Tensor, Tensor | None]:
+        """Planes [B, T, P, h, w] and tokens [B, T, N, D] of a layout [B, T]."""
+        tokens = self.tokens(layout) if self.tokens is not None else None
+        return rasterise(layout, height, width), tokens
+
+    def forward(self, x: Tensor, timestep: Tensor, planes: Tensor, tokens: Tensor | None = None,
+                context: dict | None = None) -> Tensor:
+        """Predict the velocity of noisy latents.
+
+        x         [B, T, C, h, w]
+        timestep  [B] in 0..999
+        planes    [B, T, P, h, w] laid beside the latents
+        tokens    [B, T, N, D] for cross-attention, or None
+        context   features from `encode_context`, or None
+        returns   [B, T, C, h, w]
+        """
+        b, t = x.shape[:2]
+        frames = torch.cat([x, planes.to(x.dtype)], 2).flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        steps = timestep.repeat_interleave(t)
+        words = frames.new_zeros(b * t, 1, 32) if tokens is None else tokens.flatten(0, 1)
+        if self.temporal is None:
+            out = self.unet(frames, steps, words, return_dict=False)[0]
+        else:
+            with self.temporal.running(t, context):
+                out = self.unet(frames, steps, words, return_dict=False)[0]
+        return out.unflatten(0, (b, t))
+
+    def encode_context(self, context: Tensor) -> dict:
+        """Known frames [B, T, K, h, w] -> features for `forward`."""
+        assert self.temporal is not None
+        return self.temporal.encode(context.flatten(0, 1).contiguous(memory_format=torch.channels_last))
+
+
+def temporal_sites(unet: UNet2DConditionModel) -> list[tuple[str, nn.Module, int, str]]:
+    """Where temporal layers go: a 3D convolution block after each residual block, temporal attention after each
+    spatial transformer, and one last layer after the output convolution."""
+    sites: list[tuple[str, nn.Module, int, str]] = []
+    for name, module in unet.named_modules():
+        leaf = name.split(".")
+        if len(leaf) < 2 or not leaf[-1].isdigit():
+            continue
+        if leaf[-2] == "resnets":
+            sites.append((name, module, module.conv2.out_channels, "conv"))  # type: ignore[union-attr, arg-type]
+        elif leaf[-2] == "attentions":
+            sites.append((name, module, module.out_channels or module.in_channels, "attention"))  # type: ignore
+    sites.append(("conv_out", unet.conv_out, unet.conv_out.out_channels, "head"))
+    return sites

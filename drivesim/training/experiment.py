@@ -1,0 +1,62 @@
+"""An experiment: everything that decides what is trained, as one tree of typed, checked values."""
+
+from dataclasses import dataclass, field
+
+from drivesim.diffusion.schedule import ScheduleConfig
+from drivesim.diffusion.tasks import Frames, Interpolate, Predict, Upsample
+from drivesim.models.autoencoder import AutoencoderConfig
+from drivesim.models.denoiser import DenoiserConfig
+
+
+@dataclass
+class DataConfig:
+    """Sizes and rates. The final video is `upsample.factor` times as high and wide as the working resolution, and
+    `interpolate.factor`² times as fast as the keyframes."""
+
+    height: int = 128  # working resolution, pixels
+    width: int = 256
+    key_fps: float = 1.875
+    slots: int = 24  # boxes a frame
+    workers: int = 0  # processes that decode full-resolution patches
+
+
+@dataclass
+class StageConfig:
+    """How long and how a stage trains."""
+
+    share: float = 0.1  # of the whole time budget; the shares of an experiment add up to 1
+    max_steps: int = -1  # with a budget it ends the stage early, without one it is what ends it
+    batch_size: int = 8
+    frames: int = 1  # of a window, where the task leaves it open
+    lr: float = 1e-3
+    warmup_steps: int = 50
+    weight_decay: float = 0.01
+    ema_decay: float = 0.995
+    accumulate: int = 1
+    adversarial: float = 0.0  # autoencoder and decoder: weight of the patch discriminator
+    kl: float = 1e-6  # kl autoencoder only
+
+
+@dataclass
+class StagesConfig:
+    autoencoder: StageConfig = field(default_factory=StageConfig)
+    image: StageConfig = field(default_factory=StageConfig)
+    keyframes: StageConfig = field(default_factory=StageConfig)
+    interpolate: StageConfig = field(default_factory=StageConfig)
+    decoder: StageConfig = field(default_factory=StageConfig)
+    upsample: StageConfig = field(default_factory=StageConfig)
+    upsample_temporal: StageConfig = field(default_factory=StageConfig)
+
+
+@dataclass
+class ExperimentConfig:
+    data: DataConfig = field(default_factory=DataConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
+    denoiser: DenoiserConfig = field(default_factory=DenoiserConfig)
+    upsampler: DenoiserConfig = field(default_factory=DenoiserConfig)
+    image: Frames = field(default_factory=Frames)
+    predict: Predict = field(default_factory=Predict)
+    interpolate: Interpolate = field(default_factory=Interpolate)
+    upsample: Upsample = field(default_factory=Upsample)
+    stages: StagesConfig = field(default_factory=StagesConfig)

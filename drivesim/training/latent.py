@@ -1,0 +1,58 @@
+"""Training of every diffusion stage: one module, told its stage by a task object."""
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+
+from drivesim.data.windows import Batch
+from drivesim.diffusion.loss import velocity_loss
+from drivesim.diffusion.schedule import Diffusion
+from drivesim.diffusion.tasks import Task
+from drivesim.models.denoiser import Denoiser
+from drivesim.training.experiment import StageConfig
+from drivesim.training.grids import GridMaker
+
+
+class LatentVideoDiffusion(pl.LightningModule):
+    """batch -> task -> noise -> denoise -> loss.
+
+    With a temporal task the image network stays frozen and only the temporal layers are optimised and saved.
+    """
+
+    def __init__(self, denoiser: Denoiser, task: Task, diffusion: Diffusion, stage: StageConfig, seed: int,
+                 validation: list[Batch], grid: GridMaker) -> None:
+        super().__init__()
+        self.denoiser, self.task, self.diffusion, self.stage, self.seed = denoiser, task, diffusion, stage, seed
+        self.validation, self.grid = validation, grid
+
+    def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
+        # Noise depends on the seed, the step and the rank alone: a resumed run draws what it would have drawn.
+        loss = self._loss(batch, self.seed + 1_000_003 * (self.global_step + 1) + self.global_rank)
+        self.log("loss", loss.detach(), prog_bar=False)
+        return loss
+
+    def _loss(self, batch: Batch, seed: int) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        problem = self.task.pose(batch, self.denoiser, generator)
+        loss = velocity_loss(self.denoiser, problem, self.diffusion, generator)
+        if not torch.isfinite(loss):
+            raise RuntimeError(f"loss is {loss.item()} at step {self.global_step}; the last checkpoint is good, "
+                               "lower stages.*.lr and run again")
+        return loss
+
+    @torch.no_grad()
+    def validation_loss(self) -> float:
+        """Loss on the same held-out windows, times and noise every time: comparable along a run and between runs."""
+        losses = [float(self._loss(batch.to(self.device), seed)) for seed, batch in enumerate(self.validation)]
+        return float(np.mean(losses))
+
+    def sample_grid(self) -> np.ndarray:
+        return self.grid(self.denoiser)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        trained = [p for p in self.denoiser.parameters() if p.requires_grad]
+        return torch.optim.AdamW(trained, lr=self.stage.lr, weight_decay=self.stage.weight_decay, betas=(0.9, 0.99))
+
+    def result(self) -> dict[str, torch.Tensor]:
+        """What the stage adds to a bundle: the image network, or the temporal layers alone."""
+        return (self.denoiser.temporal or self.denoiser).state_dict()

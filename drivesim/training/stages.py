@@ -1,0 +1,199 @@
+"""The stages: for each, what is trained, on which windows, starting from which earlier stages."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from drivesim.bundle import Bundle, from_dict, to_dict
+from drivesim.data.cache import FrameCache, LatentCache
+from drivesim.data.store import ClipStore
+from drivesim.data.windows import Batch, Reader, VideoPatches, WindowDataset, WindowModule, WindowSpec, collate
+from drivesim.diffusion.schedule import Diffusion
+from drivesim.diffusion.tasks import Frames, Upsample
+from drivesim.errors import UserError
+from drivesim.machine import probe
+from drivesim.models.autoencoder import Autoencoder, AutoencoderConfig, PatchAutoencoder
+from drivesim.models.denoiser import Denoiser, DenoiserConfig
+from drivesim.training.experiment import ExperimentConfig, StageConfig
+from drivesim.training.grids import LatentGrid, UpsampleGrid
+from drivesim.training.latent import LatentVideoDiffusion
+from drivesim.training.pixels import AutoencoderTraining
+
+VALIDATION_BATCHES = 2
+PATCH = (128, 256)  # full-resolution pixels the upsampler trains on (paper: patches, applied convolutionally)
+
+
+@dataclass
+class Workspace:
+    """What every stage builds from: the experiment, the data, and the bundle of the stages before it."""
+
+    experiment: ExperimentConfig
+    store: ClipStore
+    bundle: Bundle
+    seed: int
+
+    @cached_property
+    def frames(self) -> FrameCache:
+        data = self.experiment.data
+        return FrameCache(self.store, data.height, data.width).build(probe().threads)
+
+    @cached_property
+    def autoencoder(self) -> Autoencoder:
+        return load_autoencoder(self.bundle)
+
+    @cached_property
+    def latents(self) -> LatentCache:
+        autoencoder = self.autoencoder
+
+        @torch.no_grad()
+        def encode(frames: Tensor) -> Tensor:
+            return autoencoder.encode(frames).float()  # fp32: made once, so precision costs nothing
+        return LatentCache(self.store, self.bundle.sha("autoencoder")[:16]).build(self.frames, encode)
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """[N, C, h, w] -> [N, 3, H, W], frame by frame."""
+        return self.autoencoder.decode(latents.float())
+
+    @property
+    def fps(self) -> float:
+        return self.experiment.data.key_fps * self.experiment.interpolate.factor**2
+
+    def image(self) -> Denoiser:
+        return load_denoiser(self.bundle, "image")
+
+    def data(self, reader: Reader, specs: list[WindowSpec], stage: StageConfig, workers: int = 0) -> tuple[
+            WindowModule, list[Batch]]:
+        """Endless training windows, and a few fixed held-out batches (of the training split where none is held out)."""
+        slots = self.experiment.data.slots
+        training = WindowDataset(self.store, reader, "train", specs, self.seed, slots)
+        try:
+            held_out = WindowDataset(self.store, reader, "val", specs, self.seed, slots)
+        except UserError:
+            held_out = training
+        size = min(stage.batch_size, 8)
+        batches = [collate([held_out[i * size + j] for j in range(size)]) for i in range(VALIDATION_BATCHES)]
+        return WindowModule(training, stage.batch_size, workers), batches
+
+
+@dataclass
+class StageRun:
+    """A stage ready to train. `config` is what the bundle keeps, enough to rebuild the network without the experiment."""
+
+    module: pl.LightningModule
+    data: pl.LightningDataModule
+    config: dict
+
+
+def autoencoder(work: Workspace, stage: StageConfig) -> StageRun:
+    model = work.experiment.autoencoder.build()
+    data, validation = work.data(work.frames, [WindowSpec(1, 0)], stage)
+    if isinstance(model, PatchAutoencoder):
+        sample = [data.dataset[i][0] for i in range(min(256, max(64, 4 * stage.batch_size)))]
+        model.fit_patches(torch.cat(sample))
+    return StageRun(AutoencoderTraining(model, stage, False, validation), data, {"model": to_dict(model.config)})
+
+
+def image(work: Workspace, stage: StageConfig) -> StageRun:
+    config = work.experiment.denoiser
+    return _latent_run(work, stage, config.build(), work.experiment.image, [WindowSpec(1, 0)])
+
+
+def keyframes(work: Workspace, stage: StageConfig) -> StageRun:
+    task = work.experiment.predict
+    return _latent_run(work, stage, work.image(), task, [WindowSpec(task.frames, work.experiment.data.key_fps)])
+
+
+def interpolate(work: Workspace, stage: StageConfig) -> StageRun:
+    task = work.experiment.interpolate
+    specs = [WindowSpec(task.frames, work.fps / task.factor, level=0), WindowSpec(task.frames, work.fps, level=1)]
+    return _latent_run(work, stage, work.image(), task, specs)
+
+
+def decoder(work: Workspace, stage: StageConfig) -> StageRun:
+    model = load_autoencoder(work.bundle).inflate_decoder()
+    data, validation = work.data(work.frames, [WindowSpec(stage.frames, work.fps)], stage)
+    return StageRun(AutoencoderTraining(model, stage, True, validation), data, {"frames": stage.frames})
+
+
+def upsample(work: Workspace, stage: StageConfig) -> StageRun:
+    task, config = work.experiment.upsample, work.experiment.upsampler
+    return _upsample_run(work, stage, replace(config, channels=task.channels, planes=task.planes).build(), task)
+
+
+def upsample_temporal(work: Workspace, stage: StageConfig) -> StageRun:
+    task = from_dict(Upsample, work.bundle.config("upsample")["task"])
+    return _upsample_run(work, stage, load_denoiser(work.bundle, "upsample"), replace(task, temporal=True))
+
+
+STAGES: dict[str, Callable[[Workspace, StageConfig], StageRun]] = {
+    builder.__name__: builder
+    for builder in (autoencoder, image, keyframes, interpolate, decoder, upsample, upsample_temporal)}
+
+
+def _latent_run(work: Workspace, stage: StageConfig, denoiser: Denoiser, task: Frames, specs: list[WindowSpec]) -> StageRun:
+    channels = work.autoencoder.config.channels
+    if denoiser.config.channels != channels:
+        raise UserError(f"config.denoiser.channels is {denoiser.config.channels} but the autoencoder has {channels}; "
+                        "set them alike")
+    if task.temporal:
+        denoiser.inflate(channels + task.context_channels)
+    data, validation = work.data(work.latents, specs, stage)
+    grid = LatentGrid(validation[0], work.decode, work.experiment.schedule, task, rows=3 if task.temporal else 8)
+    diffusion = Diffusion(work.experiment.schedule)
+    module = LatentVideoDiffusion(denoiser, task, diffusion, stage, work.seed, validation, grid)
+    return StageRun(module, data, {"model": to_dict(denoiser.config), "task": to_dict(task),
+                                   "schedule": to_dict(work.experiment.schedule)})
+
+
+def _upsample_run(work: Workspace, stage: StageConfig, denoiser: Denoiser, task: Upsample) -> StageRun:
+    height, width = (min(side, task.factor * size) for side, size in
+                     zip(PATCH, (work.experiment.data.height, work.experiment.data.width), strict=True))
+    spec = WindowSpec(stage.frames, work.fps if task.temporal else 0)
+    data, validation = work.data(VideoPatches(work.store, height, width), [spec], stage, work.experiment.data.workers)
+    if task.temporal:
+        denoiser.inflate(0)
+    else:
+        task = replace(task, residual_std=_residual_std(task, validation))
+    grid = UpsampleGrid(validation[0], work.experiment.schedule, task)
+    diffusion = Diffusion(work.experiment.schedule)
+    module = LatentVideoDiffusion(denoiser, task, diffusion, stage, work.seed, validation, grid)
+    return StageRun(module, data, {"model": to_dict(denoiser.config), "task": to_dict(task),
+                                   "schedule": to_dict(work.experiment.schedule)})
+
+
+def _residual_std(task: Upsample, batches: list[Batch]) -> float:
+    """Spread of what bicubic enlargement misses."""
+    high = torch.cat([batch.x for batch in batches])
+    low = torch.nn.functional.interpolate(high.flatten(0, 1), scale_factor=1 / task.factor, mode="area")
+    return float((high - task.enlarge(low.unflatten(0, high.shape[:2]))).std().clamp_min(1e-3))
+
+
+def load_autoencoder(bundle: Bundle, decoder: bool = False) -> Autoencoder:
+    """The autoencoder of a bundle, frozen; with `decoder`, its decoder is the temporally tuned one."""
+    model = from_dict(AutoencoderConfig, bundle.config("autoencoder")["model"]).build()
+    bundle.load("autoencoder", model)
+    model.requires_grad_(False).eval()
+    if decoder:
+        bundle.config("decoder")
+        model.inflate_decoder()
+        assert model.temporal is not None
+        bundle.load("decoder", model.temporal.requires_grad_(False))
+    return model
+
+
+def load_denoiser(bundle: Bundle, stage: str) -> Denoiser:
+    """An image network of a bundle (image, upsample), or one with its temporal layers (keyframes, ...)."""
+    image_stage = {"keyframes": "image", "interpolate": "image", "upsample_temporal": "upsample"}.get(stage, stage)
+    denoiser = from_dict(DenoiserConfig, bundle.config(image_stage)["model"]).build()
+    bundle.load(image_stage, denoiser)
+    if image_stage != stage:
+        context = bundle.config(stage)["task"]["context_channels"]
+        denoiser.inflate(denoiser.config.channels + context if context else 0)
+        assert denoiser.temporal is not None
+        bundle.load(stage, denoiser.temporal)
+    return denoiser.eval()

@@ -1,0 +1,147 @@
+"""`drivesim train`: one stage, or all of them one after the other, into a bundle."""
+
+import logging
+import os
+import sys
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.loggers import CSVLogger
+
+from drivesim import __version__
+from drivesim.bundle import Bundle
+from drivesim.config import option, parse
+from drivesim.data.store import ClipStore
+from drivesim.errors import UserError
+from drivesim.machine import describe, probe
+from drivesim.training.callbacks import AveragedWeights, Budget, SampleGrid
+from drivesim.training.experiment import ExperimentConfig, StageConfig
+from drivesim.training.stages import STAGES, StageRun, Workspace
+
+
+@dataclass
+class TrainConfig:
+    """Train the stages of an experiment on a clip store.
+
+    Finished stages are kept in OUT/bundle, ready for `drivesim generate bundle=OUT/bundle`. Logs, checkpoints and
+    sample grids of a stage are in OUT/<stage>. A killed run goes on where its last checkpoint was when the same command
+    is given again; finished stages are skipped.
+    """
+
+    defaults: list[Any] = field(default_factory=lambda: ["_self_", {"experiment": "town"}])
+    data: str = option(help="clip store made by `drivesim prepare`")
+    out: str = option("runs/town", "folder of the run")
+    stage: str = option("all", f"all, or one of {', '.join(STAGES)}")
+    budget_minutes: float | None = option(None, "time for all stages together, shared out by config.stages.*.share; "
+                                                   "without it config.stages.*.max_steps end a stage")
+    seed: int = option(0, "seed of weights, windows and noise")
+    checkpoint_seconds: int = option(60, "a run that is killed loses at most this much")
+    devices: int = option(1, "GPUs, or processes on a CPU (Lightning DDP)")
+    strategy: str = option("auto", "Lightning strategy: auto, ddp, fsdp")
+    overwrite: bool = option(False, "train a stage again that is finished in the bundle")
+    config: ExperimentConfig = option(ExperimentConfig(), "the experiment")
+
+
+def main(argv: Sequence[str]) -> None:
+    config = parse(TrainConfig, argv, "drivesim train")
+    chosen = list(STAGES) if config.stage == "all" else [config.stage]
+    if unknown := [name for name in chosen if name not in STAGES]:
+        raise UserError(f"unknown stage {unknown[0]!r}; one of all, {', '.join(STAGES)}")
+    check(config)
+    quiet()
+    store = ClipStore(Path(config.data))
+    work = Workspace(config.config, store, Bundle(Path(config.out) / "bundle"), config.seed)
+    print(f"drivesim train: {len(store.clips('train'))} training clips of {config.data}, {describe()}", file=sys.stderr)
+    if not store.index["has_boxes"].any():
+        print("drivesim train: no boxes in this store, so nothing will be steered by boxes", file=sys.stderr)
+    for name in chosen:
+        if work.bundle.has(name) and not config.overwrite:
+            print(f"{name}: already in {work.bundle.root}, skipped", file=sys.stderr)
+            continue
+        train_stage(name, config, work)
+    print(f"bundle: {work.bundle.root}", file=sys.stderr)
+
+
+def check(config: TrainConfig) -> None:
+    """raises UserError for values that fit their types and yet make no sense."""
+    data, factor = config.config.data, config.config.autoencoder.factor
+    levels = 2 ** (len(config.config.denoiser.block_out_channels) - 1)
+    if data.height % (factor * levels) or data.width % (factor * levels):
+        raise UserError(f"config.data.height and width ({data.height}x{data.width}) must be multiples of "
+                        f"{factor * levels} (autoencoder factor x U-Net down-samplings)")
+    if config.budget_minutes is not None and not 0 < config.budget_minutes < 1e6:
+        raise UserError(f"budget_minutes={config.budget_minutes:g}; expected more than 0")
+    if config.budget_minutes is None:
+        for f in fields(config.config.stages):
+            if getattr(config.config.stages, f.name).max_steps <= 0 and config.stage in ("all", f.name):
+                raise UserError(f"nothing ends stage {f.name}: give budget_minutes=... or "
+                                f"config.stages.{f.name}.max_steps=...")
+
+
+def train_stage(name: str, config: TrainConfig, work: Workspace) -> None:
+    """Train one stage within its share of the budget and put it into the bundle."""
+    stage: StageConfig = getattr(config.config.stages, name)
+    pl.seed_everything(config.seed, workers=True, verbose=False)
+    run = STAGES[name](work, stage)
+    folder = Path(config.out) / name
+    seconds = None if config.budget_minutes is None else 60 * config.budget_minutes * stage.share
+    budget = Budget(seconds, stage.max_steps, stage.warmup_steps, name)
+    averaged = AveragedWeights(stage.ema_decay)
+    manual = not run.module.automatic_optimization
+    trainer = pl.Trainer(
+        default_root_dir=folder, accelerator="gpu" if probe().device == "cuda" else "cpu", devices=config.devices,
+        strategy=config.strategy, precision=probe().lightning_precision, max_epochs=1, max_steps=stage.max_steps,  # type: ignore
+        accumulate_grad_batches=1 if manual else stage.accumulate, gradient_clip_val=None if manual else 1.0,
+        logger=CSVLogger(str(folder), name="logs", version=""), log_every_n_steps=10, enable_progress_bar=False,
+        enable_model_summary=False, use_distributed_sampler=False,
+        callbacks=[budget, averaged, SampleGrid(folder / "samples", budget, averaged),
+                   ModelCheckpoint(folder, filename="last", save_last=False, save_top_k=1, enable_version_counter=False,
+                                   train_time_interval=_seconds(config.checkpoint_seconds))])
+    last = folder / "last.ckpt"
+    if last.exists() and config.overwrite:
+        last.unlink()
+    started = time.time()
+    trainer.fit(run.module, run.data, ckpt_path=str(last) if last.exists() else None, weights_only=False)
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    export(name, run, config, work, trainer, budget, time.time() - started)
+    last.unlink(missing_ok=True)  # the bundle holds the result; the optimizer's state is three times as large
+
+
+def export(name: str, run: StageRun, config: TrainConfig, work: Workspace, trainer: pl.Trainer, budget: Budget,
+           wall: float) -> None:
+    """Put the averaged weights of a finished stage into the bundle, with a record of how they came about."""
+    module = run.module.eval()
+    validation = module.validation_loss()  # type: ignore[operator]
+    trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
+    record = {"drivesim": __version__, "torch": torch.__version__, "data": str(config.data), "seed": config.seed,
+              "steps": trainer.global_step, "train_seconds": round(budget.time_elapsed(), 1),
+              "parameters_trained": trained, "validation_loss": validation, "machine": describe(),
+              "stage": asdict(getattr(config.config.stages, name))}
+    data = config.config.data
+    common = {"data": asdict(data), "factor": config.config.upsample.factor,
+              "interpolation": config.config.interpolate.factor, "fps": work.fps}
+    work.bundle.save(name, run.config, module.result(), record, common)  # type: ignore[operator]
+    print(f"{name}: {trainer.global_step} steps in {budget.time_elapsed():.0f} s, {trained / 1e6:.1f} M parameters "
+          f"trained, held-out loss {validation:.4f}", file=sys.stderr)
+
+
+def _seconds(count: int):
+    from datetime import timedelta
+    return timedelta(seconds=count)
+
+
+def quiet() -> None:
+    """Lightning's banners say nothing that a user needs; errors still come through."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="pytorch_lightning")
+    warnings.filterwarnings("ignore", module="lightning")
+    os.environ.setdefault("PYTHONWARNINGS", "ignore")

@@ -1,0 +1,304 @@
+"""Do boxes steer? A small car finder, trained on real frames, looks for the vehicles a generated clip was asked for.
+
+The finder is a head on frozen EfficientNet-lite0 maps: what it knows beyond ImageNet comes from the train
+split. Its own recall on held-out real frames is the ceiling of any score; boxes of other clips give the chance level.
+"""
+
+import math
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional
+from tqdm import tqdm
+
+from drivesim.clip import CLASSES, VEHICLES, Layout
+from drivesim.data.store import ClipStore
+from drivesim.data.video import iterate
+from drivesim.errors import UserError
+from drivesim.files import atomic_path
+from eval.features import efficientnet_lite0, normalise
+from eval.videos import resize
+
+INPUT = (128, 256)  # pixels
+GRID = (32, 64)  # cells of the occupancy map
+TAPS = {2: 24, 4: 40, 10: 112}  # EfficientNet-lite0 block -> channels, at 1/4, 1/8 and 1/16 of the input
+SMALLEST = 0.005  # share of the picture; smaller boxes are a few cells and no test of steering
+FOUND_IOU = 0.3
+KEEP = 0.3  # detections scored below are dropped
+VEHICLE_IDS = torch.tensor([CLASSES.index(name) for name in VEHICLES])
+
+Sample = tuple[np.ndarray, np.ndarray]  # frame [H, W, 3] uint8, vehicle boxes [n, 4] fractions
+
+
+class CarFinder(nn.Module):
+    """Frames -> where vehicles are.
+
+    Per cell it predicts occupancy, nearness to the box's middle (centre-ness of FCOS, Tian et al. 2019) and the
+    distances to the four sides. `recall` and `precision` are those on held-out real frames, nan before training.
+    """
+
+    def __init__(self, width: int = 48) -> None:
+        super().__init__()
+        self.taps = nn.ModuleList(nn.Conv2d(channels, width, 1) for channels in TAPS.values())
+        self.head = nn.Sequential(
+            nn.SiLU(), nn.Conv2d(width, width, 3, padding=1), nn.GroupNorm(4, width),
+            nn.SiLU(), nn.Conv2d(width, width, 3, padding=1), nn.GroupNorm(4, width),
+            nn.SiLU(), nn.Conv2d(width, 6, 1),
+        )  # fmt: skip
+        self.recall, self.precision = float("nan"), float("nan")
+
+    def forward(self, maps: list[Tensor]) -> Tensor:
+        """Trunk maps -> [b, 6, 32, 64]: logits of occupancy and centre, log distances left, top, right, bottom."""
+        scaled = [functional.interpolate(tap(m), GRID, mode="bilinear") for tap, m in zip(self.taps, maps, strict=True)]
+        return self.head(torch.stack(scaled).sum(0))
+
+    @torch.inference_mode()
+    def find(self, frame: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Vehicles in a uint8 frame [H, W, 3]: boxes [n, 4] fractions x1 y1 x2 y2, and occupancy [32, 64] in 0..1."""
+        output = self(trunk(frame[None]))[0]
+        occupancy, centre = output[0].sigmoid(), output[1].sigmoid()
+        score = (occupancy * centre).sqrt().flatten()
+        boxes = _to_boxes(output[2:].flatten(1).T)[score > KEEP].clamp(0, 1).numpy()
+        return _suppress(boxes, score[score > KEEP].numpy()), occupancy.numpy()
+
+    def save(self, path: Path | str) -> None:
+        with atomic_path(path) as temporary:
+            save_file(self.state_dict() | {"_quality": torch.tensor([self.recall, self.precision])}, str(temporary))
+
+    @classmethod
+    def load(cls, path: Path | str) -> "CarFinder":
+        """raises UserError if the file is missing or holds something else"""
+        finder = cls()
+        try:
+            state = load_file(str(path))
+            finder.recall, finder.precision = state.pop("_quality").tolist()
+            finder.load_state_dict(state)
+        except (OSError, SafetensorError, KeyError, RuntimeError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"{path} is no car finder ({reason}); remove it to train anew") from error
+        return finder.eval()
+
+
+@torch.inference_mode()
+def trunk(frames: np.ndarray) -> list[Tensor]:
+    """Frames [n, H, W, 3] uint8 -> frozen EfficientNet-lite0 maps at the TAPS, of frames resized to 128x256."""
+    network = efficientnet_lite0()
+    x = normalise(np.stack([resize(frame, INPUT) for frame in frames]))
+    x = network._swish(network._bn0(network._conv_stem(x)))
+    maps = []
+    for index, block in enumerate(network._blocks[: max(TAPS) + 1]):
+        x = block(x)
+        if index in TAPS:
+            maps.append(x)
+    return maps
+
+
+def _centres() -> Tensor:
+    """[cells, 2] (x, y) middles of the grid's cells, fractions."""
+    ys, xs = torch.meshgrid((torch.arange(GRID[0]) + 0.5) / GRID[0], (torch.arange(GRID[1]) + 0.5) / GRID[1],
+                            indexing="ij")  # fmt: skip
+    return torch.stack([xs, ys], -1).flatten(0, 1)
+
+
+def _to_boxes(log_sides: Tensor) -> Tensor:
+    """[cells, 4] log distances (left, top, right, bottom) -> [cells, 4] boxes, fractions."""
+    sides, centres = log_sides.clamp(-7, 1).exp(), _centres()
+    return torch.cat([centres - sides[:, :2], centres + sides[:, 2:]], -1)
+
+
+def _suppress(boxes: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """Non-maximum suppression at IoU 0.5."""
+    corners = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], 1)
+    kept = cv2.dnn.NMSBoxes(corners.tolist(), scores.tolist(), KEEP, 0.5) if len(boxes) else []
+    return boxes[np.asarray(kept, int)]
+
+
+def targets(boxes: np.ndarray) -> Tensor:
+    """[7, 32, 64] for vehicle boxes [n, 4]: occupancy, centre-ness, four log distances, and the weight of the sides.
+
+    Where boxes overlap the smaller one, in front more often than not, owns the cell.
+    """
+    centres, out = _centres(), torch.zeros(7, GRID[0] * GRID[1])
+    given = torch.as_tensor(boxes, dtype=torch.float32).reshape(-1, 4)
+    for box in given[(given[:, 2:] - given[:, :2]).prod(-1).argsort(descending=True)]:
+        sides = torch.cat([centres - box[:2], box[2:] - centres], -1)  # left, top, right, bottom
+        inside = (sides > 0).all(-1)
+        across, down = sides[inside][:, [0, 2]], sides[inside][:, [1, 3]]
+        ratio = (across.amin(-1) / across.amax(-1)) * (down.amin(-1) / down.amax(-1))
+        out[0, inside], out[1, inside], out[6, inside] = 1.0, ratio.sqrt(), 1.0
+        out[2:6, inside] = sides[inside].log().T
+    return out.unflatten(1, GRID)
+
+
+def train_finder(
+    train: Iterable[Sample], held_out: Iterable[Sample], seconds: float = 90, seed: int = 0, progress: bool = True
+) -> CarFinder:
+    """Train on real frames and note recall and precision on held-out ones.
+
+    seconds  for the optimisation; computing the trunk's maps comes before it, about 12 ms a frame on one core
+    raises   UserError when no training frame holds a vehicle
+    """
+    torch.manual_seed(seed)
+    samples = [mirrored for sample in train for mirrored in (sample, _mirror(sample))]
+    if not any(len(boxes) for _, boxes in samples):
+        raise UserError("no vehicle boxes in the training frames; the car finder needs a clip store with boxes")
+    maps = [trunk(frame[None]) for frame, _ in tqdm(samples, "car finder: maps", leave=False, disable=not progress)]
+    wanted = torch.stack([targets(boxes) for _, boxes in samples])
+    finder = CarFinder()
+    _fit(finder, [torch.cat(level) for level in zip(*maps, strict=True)], wanted, seconds, seed, progress)
+    finder.eval()
+    quality = [score_frame(finder, frame, boxes) for frame, boxes in held_out]
+    asked, matched, found = (sum(q[key] for q in quality) for key in ("asked", "matched", "detections"))
+    finder.recall = matched / asked if asked else float("nan")
+    finder.precision = sum(q["true"] for q in quality) / found if found else float("nan")
+    return finder
+
+
+def _fit(finder: CarFinder, maps: list[Tensor], wanted: Tensor, seconds: float, seed: int, progress: bool) -> None:
+    maps = [level.clone() for level in maps]  # made in inference mode; autograd wants ordinary tensors
+    generator = torch.Generator().manual_seed(seed)
+    optimiser = torch.optim.AdamW(finder.parameters(), lr=2e-3, weight_decay=1e-3)
+    start = time.monotonic()
+    with tqdm(total=round(seconds), desc="car finder: train", unit="s", leave=False, disable=not progress) as bar:
+        while (elapsed := time.monotonic() - start) < seconds:
+            for group in optimiser.param_groups:
+                group["lr"] = 2e-3 * max(0.02, 1 - elapsed / seconds)
+            batch = torch.randint(len(wanted), (8,), generator=generator)
+            loss = _loss(finder([level[batch] for level in maps]), wanted[batch])
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
+            bar.update(min(round(seconds), int(elapsed)) - bar.n)
+
+
+def _loss(output: Tensor, wanted: Tensor) -> Tensor:
+    """Cross-entropies of occupancy and centre-ness, and the smooth distance of the log sides inside boxes."""
+    logits = functional.binary_cross_entropy_with_logits(output[:, :2], wanted[:, :2], reduction="none")
+    # Cars cover a few per cent of the cells; unweighted, "nothing anywhere" is nearly right.
+    weight = 1 + 3 * wanted[:, 6:]
+    sides = functional.smooth_l1_loss(output[:, 2:6], wanted[:, 2:6], reduction="none", beta=0.2).mean(1, keepdim=True)
+    return (logits * weight).mean() + (sides * wanted[:, 6:]).sum() / wanted[:, 6:].sum().clamp(min=1)
+
+
+def _mirror(sample: Sample) -> Sample:
+    frame, boxes = sample
+    return frame[:, ::-1], np.stack([1 - boxes[:, 2], boxes[:, 1], 1 - boxes[:, 0], boxes[:, 3]], -1)
+
+
+def overlap(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Intersection over union [n, m] of boxes a [n, 4] and b [m, 4]."""
+    low, high = np.maximum(a[:, None, :2], b[None, :, :2]), np.minimum(a[:, None, 2:], b[None, :, 2:])
+    common = np.clip(high - low, 0, None).prod(-1)
+    area_a, area_b = (a[:, 2:] - a[:, :2]).prod(-1), (b[:, 2:] - b[:, :2]).prod(-1)
+    return common / np.maximum(area_a[:, None] + area_b[None] - common, 1e-9)
+
+
+def score_frame(finder: CarFinder, frame: np.ndarray, asked: np.ndarray) -> dict[str, float]:
+    """Counts of one frame against the vehicle boxes asked for [n, 4]; only those of at least SMALLEST are judged.
+
+    asked, matched    boxes judged, and those of them met by a detection with IoU >= 0.3
+    occupancy         sum over judged boxes of the mean occupancy inside
+    detections, true  detections of at least SMALLEST, and those of them that meet any asked box
+    """
+    large = asked[(asked[:, 2:] - asked[:, :2]).prod(-1) >= SMALLEST]
+    boxes, occupancy = finder.find(frame)
+    iou = overlap(large, boxes)
+    big = boxes[(boxes[:, 2:] - boxes[:, :2]).prod(-1) >= SMALLEST]
+    inside = [_mean_inside(occupancy, box) for box in large]
+    return {
+        "asked": len(large), "matched": int((iou >= FOUND_IOU).any(1).sum()), "occupancy": float(np.sum(inside)),
+        "detections": len(big), "true": int((overlap(big, asked) >= FOUND_IOU).any(1).sum()),
+    }  # fmt: skip
+
+
+def _mean_inside(occupancy: np.ndarray, box: np.ndarray) -> float:
+    x1, x2 = (int(v) for v in (box[0] * GRID[1], np.ceil(box[2] * GRID[1])))
+    y1, y2 = (int(v) for v in (box[1] * GRID[0], np.ceil(box[3] * GRID[0])))
+    return float(occupancy[y1 : max(y2, y1 + 1), x1 : max(x2, x1 + 1)].mean())
+
+
+@dataclass
+class LayoutMeter:
+    """Counts over generated frames, against the boxes asked for and against those of another clip."""
+
+    finder: CarFinder
+
+    def __post_init__(self) -> None:
+        self._own: list[dict[str, float]] = []
+        self._other: list[dict[str, float]] = []
+
+    def add(self, frame: np.ndarray, asked: np.ndarray, shuffled: np.ndarray) -> None:
+        """frame [H, W, 3] uint8; asked, shuffled [n, 4] vehicle boxes of this clip and of another one, fractions."""
+        self._own.append(score_frame(self.finder, frame, asked))
+        self._other.append(score_frame(self.finder, frame, shuffled))
+
+    def result(self) -> dict[str, float]:
+        """
+        boxes_found           share of asked vehicle boxes found with IoU >= 0.3
+        boxes_found_shuffled  the same against the boxes of another clip: chance
+        boxes_ratio           their ratio; 1 means the boxes steer nothing
+        boxes_occupancy       mean vehicle occupancy inside asked boxes, 0..1 (and _shuffled)
+        """
+        found, occupancy = _shares(self._own)
+        found_other, occupancy_other = _shares(self._other)
+        return {
+            "boxes_found": found, "boxes_found_shuffled": found_other,
+            "boxes_ratio": found / found_other if found_other > 0 else float("nan"),
+            "boxes_occupancy": occupancy, "boxes_occupancy_shuffled": occupancy_other,
+            "boxes_asked": sum(row["asked"] for row in self._own),
+        }  # fmt: skip
+
+
+def _shares(rows: list[dict[str, float]]) -> tuple[float, float]:
+    asked = sum(row["asked"] for row in rows)
+    if not asked:
+        return float("nan"), float("nan")
+    return sum(row["matched"] for row in rows) / asked, sum(row["occupancy"] for row in rows) / asked
+
+
+def vehicle_boxes(layout: Layout, frame: int) -> np.ndarray:
+    """Vehicle boxes [n, 4] of one frame of a clip's layout; empty where the layout is unknown."""
+    chosen = torch.isin(layout.classes[frame], VEHICLE_IDS) & layout.known[frame]
+    return layout.boxes[frame][chosen].numpy()
+
+
+def store_samples(store: ClipStore, split: str, count: int, min_visibility: float = 0.4) -> Iterator[Sample]:
+    """At most about `count` frames, spread evenly over the clips of a split that have boxes, each shrunk to 128x256.
+
+    raises  UserError when the split has none
+    """
+    clips = [clip for clip in store.clips(split) if store.index.loc[clip].has_boxes]
+    if not clips:
+        raise UserError(f"{store.root}: no clip of split {split} has boxes; the car finder needs some")
+    clips = clips[:: max(1, len(clips) // count)]
+    for clip in tqdm(clips, f"car finder: {split} frames", leave=False):
+        layout, frames = store.layout(clip, min_visibility=min_visibility), int(store.index.loc[clip].frames)
+        stride = max(1, math.ceil(frames * len(clips) / count))
+        for t, image in enumerate(iterate(store.path(clip))):
+            if t % stride == 0 and t < layout.num_frames:
+                yield resize(image, INPUT), vehicle_boxes(layout, t)
+
+
+def finder_for(store: ClipStore, cache: Path | str, seconds: float = 90, seed: int = 0) -> CarFinder:
+    """The finder kept at `cache`, or a new one trained on the store's train split and kept there."""
+    if Path(cache).exists():
+        return CarFinder.load(cache)
+    held_out = next((split for split in ("val", "test") if store.clips(split)), None)
+    if held_out is None:
+        raise UserError(f"{store.root} has no val or test split, so the car finder's own recall would be unknown")
+    train = store_samples(store, "train", 500)
+    finder = train_finder(train, store_samples(store, held_out, 80), seconds, seed)
+    finder.save(cache)
+    return finder
+
+
+__all__ = ["CarFinder", "LayoutMeter", "finder_for", "score_frame", "store_samples", "train_finder", "vehicle_boxes"]

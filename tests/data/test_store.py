@@ -1,0 +1,104 @@
+"""Reading a clip store that `data_prep.writer` wrote."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from data_prep.source import Box, Frame, RawClip
+from data_prep.writer import merge, write_clip
+from drivesim.clip import CLASSES, NO_BOX
+from drivesim.data.store import SCHEMA, ClipStore
+from drivesim.errors import UserError
+
+BOXES = [
+    Box(1, "car", (0.1, 0.1, 0.2, 0.2), visibility=1.0, centre_m=(1, 2, 10), size_m=(4, 2, 1.5), yaw=0.3),
+    Box(2, "bus", (0.0, 0.0, 0.5, 0.5)),  # visibility unknown
+    Box(3, "pedestrian", (0.4, 0.4, 0.7, 0.7), visibility=0.1),  # all but hidden
+    Box(4, "truck", (0.6, 0.6, 0.9, 0.9), visibility=0.5),
+]
+INTRINSICS = np.array([[100.0, 0, 48], [0, 90, 32], [0, 0, 1]])
+
+
+@pytest.fixture
+def store(tmp_path):
+    picture = np.full((64, 96, 3), 90, np.uint8)
+    boxed = [
+        Frame(picture, BOXES, intrinsics=INTRINSICS, night=1.0, vehicles=3),
+        Frame(picture, [], night=1.0, vehicles=0),
+    ]
+    write_clip(tmp_path, RawClip("b_boxes", "r1", 30.0, "town", "CC0-1.0", True, iter(boxed)), "train")
+    write_clip(tmp_path, RawClip("a_film", "r2", 25.0, "film.mp4", "", False, iter([Frame(picture)])), "val")
+    merge(tmp_path, {"source": "test"})
+    return ClipStore(tmp_path)
+
+
+def test_clips_are_listed_by_split_and_their_files_exist(store):
+    assert store.clips() == ["a_film", "b_boxes"]
+    assert (store.clips("train"), store.clips("val"), store.clips("test")) == (["b_boxes"], ["a_film"], [])
+    assert all(store.path(clip).exists() for clip in store.clips())
+
+
+def test_a_layout_holds_the_boxes_of_each_frame_largest_first(store):
+    layout = store.layout("b_boxes", slots=3)
+    assert layout.classes.tolist() == [
+        [CLASSES.index("bus"), CLASSES.index("truck"), CLASSES.index("car")],
+        [NO_BOX] * 3,
+    ]
+    assert layout.tracks[0].tolist() == [2, 4, 1]
+    torch.testing.assert_close(layout.boxes[0, 2], torch.tensor([0.1, 0.1, 0.2, 0.2]))
+    assert layout.known.all()
+    assert (layout.night.tolist(), layout.crowdedness.tolist()) == ([1, 1], [3, 0])
+
+
+def test_hidden_boxes_are_left_out_and_unknown_visibility_is_kept(store):
+    assert 3 not in store.layout("b_boxes").tracks
+    assert 3 in store.layout("b_boxes", min_visibility=0.05).tracks
+    assert 2 in store.layout("b_boxes", min_visibility=0.99).tracks
+
+
+def test_with_too_few_slots_the_largest_boxes_stay(store):
+    assert store.layout("b_boxes", slots=1).tracks.tolist() == [[2], [NO_BOX]]
+
+
+def test_a_film_without_boxes_is_unknown_rather_than_empty(store):
+    layout = store.layout("a_film")
+    assert not layout.known.any()
+    assert layout.night.isnan().all()
+    assert len(store.boxes("a_film")) == 0
+
+
+def test_the_camera_is_in_pixels_of_the_stored_size(store):
+    camera = store.camera("b_boxes")
+    np.testing.assert_array_equal(camera.intrinsics, INTRINSICS)
+    assert (camera.height, camera.width) == (64, 96)
+
+
+def test_boxes_keep_their_size_and_place_in_metres(store):
+    car = store.boxes("b_boxes").set_index("track").loc[1]
+    found = [car[name] for name in ("x_m", "y_m", "z_m", "length_m", "width_m", "height_m", "yaw")]
+    np.testing.assert_allclose(found, [1, 2, 10, 4, 2, 1.5, 0.3], rtol=1e-6)
+
+
+def test_an_empty_folder_is_no_store(tmp_path):
+    with pytest.raises(UserError, match="no clip store; make one with"):
+        ClipStore(tmp_path)
+
+
+def test_a_preparation_that_did_not_finish_is_called_that(store):
+    (store.root / "store.json").unlink()
+    with pytest.raises(UserError, match="did not finish"):
+        ClipStore(store.root)
+
+
+def test_another_schema_is_refused(store):
+    (store.root / "store.json").write_text(json.dumps({"schema": SCHEMA + 1}))
+    with pytest.raises(UserError, match=f"schema {SCHEMA + 1}, this version reads {SCHEMA}"):
+        ClipStore(store.root)
+
+
+def test_an_unreadable_marker_is_named(store):
+    (store.root / "store.json").write_text("{")
+    with pytest.raises(UserError, match=r"store\.json is not readable"):
+        ClipStore(store.root)

@@ -1,0 +1,328 @@
+"""The command line as a user meets it: `drivesim generate` end to end with a pipeline that draws a drifting picture."""
+
+import errno
+import json
+import sys
+import types
+from dataclasses import dataclass, field
+
+import av
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from drivesim import cli
+from drivesim.errors import UserError
+from drivesim.generation import writer
+
+FPS, HEIGHT, WIDTH = 16.0, 64, 128
+
+
+@dataclass
+class Sampling:
+    """Stands in for the pipeline's sampler settings."""
+
+    sampler: str = "ddim"
+    keyframe_steps: int = 16
+    interpolate_steps: int = 6
+    upsample_steps: int = 3
+    layout_guidance: float = 1.5
+    context_guidance: float = 1.0
+
+
+@dataclass
+class DriftingPipeline:
+    """Frame i is a picture moved by i pixels; `stop_at` raises Ctrl-C there, as if the user pressed it."""
+
+    fps, key_fps, slots = FPS, 1.0, 4
+    height, width, low_height, low_width = HEIGHT, WIDTH, HEIGHT // 2, WIDTH // 2
+    config: Sampling = field(default_factory=Sampling)
+    calls: list = field(default_factory=list)
+    loaded: list = field(default_factory=list)
+    stop_at: int | None = None
+
+    def from_pretrained(self, folder, upsampler=True):
+        self.loaded.append(folder)
+        return self
+
+    def __call__(self, *, start, layout, seconds, seed, upsampler="diffusion"):
+        self.calls.append({"start": start, "layout": layout, "seconds": seconds, "seed": seed, "upsampler": upsampler})
+        size = (self.low_height, self.low_width) if upsampler == "none" else (self.height, self.width)
+        picture = torch.randint(0, 255, (3, *size), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
+        for i in range(round(seconds * self.fps)):
+            if i == self.stop_at:
+                raise KeyboardInterrupt
+            yield picture.roll(i, -1)
+
+
+@pytest.fixture
+def pipeline(tmp_path, monkeypatch) -> DriftingPipeline:
+    """The working folder holds `bundle`, `start.png` and `layout.json`; the pipeline is a drifting picture."""
+    made = DriftingPipeline()
+    module = types.ModuleType("drivesim.generation.pipeline")
+    module.DrivingPipeline = made
+    monkeypatch.setitem(sys.modules, "drivesim.generation.pipeline", module)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bundle").mkdir()
+    (tmp_path / "bundle" / "model_index.json").write_text('{"format": 1, "data": {"slots": 4}, "stages": {}}')
+    Image.fromarray(np.full((HEIGHT, WIDTH, 3), 99, np.uint8)).save(tmp_path / "start.png")
+    box = {"track": 5, "class": "car", "x1": 0.1, "y1": 0.2, "x2": 0.5, "y2": 0.6}
+    frames = [{"time_s": 0, "night": 0, "boxes": [box]}, {"time_s": 4, "night": 1, "boxes": [box]}]
+    (tmp_path / "layout.json").write_text(json.dumps({"frames": frames}))
+    return made
+
+
+def run(*words: str) -> int:
+    """The exit code of `drivesim WORDS`."""
+    try:
+        cli.main(list(words))
+    except SystemExit as stopped:
+        return int(stopped.code or 0)
+    return 0
+
+
+def generate(*words: str) -> int:
+    return run("generate", "bundle=bundle", *words)
+
+
+def frames_of(path) -> int:
+    with av.open(str(path)) as video:
+        return sum(1 for _ in video.decode(video=0))
+
+
+def told(capsys) -> str:
+    """The one line on stderr."""
+    lines = [line for line in capsys.readouterr().err.splitlines() if line]
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("drivesim: ")
+    return lines[0]
+
+
+def test_a_video_its_record_and_its_contact_sheet_are_written(pipeline, tmp_path, capsys):
+    assert generate("seconds=1.5", "seed=3", "start=start.png", "layout=layout.json", "keyframe_steps=2") == 0
+    assert frames_of("generated.mp4") == 24
+    record = json.loads((tmp_path / "generated.mp4.json").read_text())
+    assert (record["frames"], record["complete"], record["options"]["seed"]) == (24, True, 3)
+    assert Image.open("generated.mp4.png").size == (4 * (WIDTH + 4) + 4, 3 * (HEIGHT + 12 + 4) + 4)
+    assert {p.name for p in tmp_path.glob("*.*")} == {
+        "start.png", "layout.json", "generated.mp4", "generated.mp4.json", "generated.mp4.png",
+    }  # fmt: skip
+    call = pipeline.calls[0]
+    assert call["start"].shape == (1, 3, HEIGHT, WIDTH)
+    assert call["layout"].boxes.shape == (24, 4, 4)
+    assert pipeline.config.keyframe_steps == 2
+    shown = capsys.readouterr()
+    assert "24 frames, 1.50 s at 16 fps, 64x128" in shown.out
+    assert "x real time" in shown.out
+    assert "peak memory" in shown.out
+    assert "24/24" in shown.err
+
+
+def test_the_same_command_gives_the_same_bytes(pipeline, tmp_path):
+    for name in ("a", "b"):
+        assert generate("seconds=1", "seed=3", f"out={name}.mp4") == 0
+    assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()
+
+
+def test_labels_override_the_layout_and_work_without_one(pipeline):
+    generate("seconds=1", "layout=layout.json", "night=0.5", "out=a.mp4")
+    generate("seconds=1", "crowdedness=3", "out=b.mp4")
+    generate("seconds=1", "out=c.mp4")
+    first, second, third = (call["layout"] for call in pipeline.calls)
+    assert (first.night == 0.5).all()
+    assert first.known.all()
+    assert (second.crowdedness == 3).all()
+    assert not second.known.any()
+    assert third is None
+
+
+def test_without_an_upsampler_the_video_has_the_working_size(pipeline):
+    assert generate("seconds=1", "upsampler=none") == 0
+    with av.open("generated.mp4") as video:
+        assert (video.streams.video[0].height, video.streams.video[0].width) == (HEIGHT // 2, WIDTH // 2)
+
+
+def test_boxes_can_be_drawn_onto_the_video(pipeline):
+    generate("seconds=1", "layout=layout.json", "out=plain.mp4")
+    generate("seconds=1", "layout=layout.json", "out=drawn.mp4", "draw_boxes=true", "contact_sheet=false")
+    plain, drawn = (
+        next(av.open(f"{name}.mp4").decode(video=0)).to_ndarray(format="rgb24") for name in ("plain", "drawn")
+    )
+    assert np.abs(plain.astype(int) - drawn)[:12, :20].mean() > 20
+
+
+def test_odd_names_work(pipeline, tmp_path):
+    name = "my [drive], take=2 {it's}.mp4"
+    assert generate("seconds=0.5", f"out=a b/{name}") == 0
+    assert frames_of(tmp_path / "a b" / name) == 8
+
+
+def layout_of(**changes) -> str:
+    box = {"track": 7, "class": "car", "x1": 0.1, "y1": 0.1, "x2": 0.2, "y2": 0.2} | changes
+    return json.dumps({"frames": [{"time_s": 0, "boxes": [box]}, {"time_s": 9, "boxes": []}]})
+
+
+MANY = json.dumps({"frames": [{"boxes": [
+    {"track": i, "class": "car", "x1": 0.1, "y1": 0.1, "x2": 0.2, "y2": 0.2} for i in range(5)]}]})  # fmt: skip
+FILES = {
+    "text.png": "no picture",
+    "text.json": "{no json",
+    "there.mp4": "mine",
+    "nan.json": layout_of(x1=float("nan")),
+    "negative.json": layout_of(x2=0.05),
+    "outside.json": layout_of(x1=2, x2=3),
+    "class.json": layout_of(**{"class": "tram"}),
+    "many.json": MANY,
+}
+MISTAKES = {
+    "no length": (["seconds=0"], "seconds=0, expected more than 0"),
+    "negative length": (["seconds=-1"], "seconds=-1, expected more than 0"),
+    "length in letters": (["seconds=abc"], "seconds: found 'abc', expected a number"),
+    "length nan": (["seconds=nan"], "seconds=nan"),
+    "length inf": (["seconds=inf"], "seconds=inf"),
+    "length of a week": (["seconds=604800"], "at most 86400"),
+    "less than a frame": (["seconds=0.001"], "less than one frame"),
+    "unknown option": (["second=3"], "unknown key 'second'; did you mean seconds"),
+    "no option": (["fast"], "expected key=value, found 'fast'"),
+    "wrong type": (["seed=x"], "seed: found 'x', expected a whole number"),
+    "negative seed": (["seed=-1"], "seed=-1"),
+    "night of 2": (["night=2"], "night=2, expected 0 to 1"),
+    "no steps": (["upsample_steps=0"], "upsample_steps=0, expected 1 to"),
+    "unknown upsampler": (["upsampler=magic"], "upsampler=magic, expected one of diffusion, bicubic, none"),
+    "unknown sampler": (["sampler=magic"], "sampler=magic, expected one of"),
+    "missing bundle": (["bundle=nowhere"], "bundle nowhere is not a folder"),
+    "bundle is a file": (["bundle=start.png"], "bundle start.png is not a folder"),
+    "empty bundle": (["bundle=."], "has no model_index.json"),
+    "missing start": (["start=nothing.png"], "nothing.png does not exist"),
+    "start is a folder": (["start=bundle"], "is a folder"),
+    "start is text": (["start=text.png"], "named like a picture but holds none"),
+    "start is a layout": (["start=layout.json"], "neither a picture nor a video"),
+    "start_time alone": (["start_time=1"], "needs start=VIDEO"),
+    "start_time of a picture": (["start=start.png", "start_time=1"], "is a picture"),
+    "missing layout": (["layout=nothing.json"], "nothing.json does not exist"),
+    "layout of no kind": (["layout=start.png"], "expected a .json or .csv file"),
+    "layout no json": (["layout=text.json"], "not valid JSON"),
+    "layout nan": (["layout=nan.json"], "frame 0: track 7: x1 is nan"),
+    "layout negative size": (["layout=negative.json"], "frame 0: track 7: size"),
+    "layout outside": (["layout=outside.json"], "frame 0: track 7: wholly outside"),
+    "layout class": (["layout=class.json"], "unknown class 'tram'; known: car"),
+    "layout full": (["layout=many.json", "seconds=0.01"], "frame 0 has 5 boxes, the model takes 4"),
+    "layout short": (["layout=layout.json", "seconds=9"], "has 2 frames, 4.03 s; 9 s were asked for"),
+    "layout of no store": (["layout=bundle:clip"], "bundle holds no clip store"),
+    "existing output": (["out=there.mp4"], "there.mp4 exists; choose another name or add overwrite=true"),
+    "output no mp4": (["out=a.avi"], "expected a name that ends in .mp4"),
+    "output is a folder": (["out=folder.mp4"], "is a folder"),
+    "output below a file": (["out=start.png/a.mp4"], "start.png is no folder"),
+}
+
+
+@pytest.mark.parametrize("case", MISTAKES)
+def test_a_mistake_is_one_line_exit_code_2_and_nothing_written(pipeline, tmp_path, capsys, case):
+    words, message = MISTAKES[case]
+    (tmp_path / "folder.mp4").mkdir()
+    for name, content in FILES.items():
+        (tmp_path / name).write_text(content)
+    before = {path: path.read_bytes() if path.is_file() else None for path in tmp_path.rglob("*")}
+    assert generate(*words) == 2
+    assert message in told(capsys)
+    assert before == {path: path.read_bytes() if path.is_file() else None for path in tmp_path.rglob("*")}
+    if case != "less than a frame":  # the frame rate is known to the loaded bundle only
+        assert not pipeline.loaded, "the weights were loaded before the mistake was found"
+
+
+def test_ctrl_c_keeps_what_was_finished(pipeline, capsys):
+    pipeline.stop_at = 20
+    assert generate("seconds=4") == 130
+    assert frames_of("generated.mp4") == 20
+    with open("generated.mp4.json") as file:
+        assert json.load(file)["complete"] is False
+    shown = capsys.readouterr().err
+    assert "the first 1.25 s (20 frames) are whole in generated.mp4" in shown
+    assert "interrupted; add overwrite=true to make it anew" in shown
+    assert "Traceback" not in shown
+
+
+def test_ctrl_c_before_the_first_frame_leaves_nothing(pipeline, tmp_path, capsys):
+    pipeline.stop_at = 0
+    assert generate("seconds=4") == 130
+    assert "nothing was finished yet" in capsys.readouterr().err
+    assert not list(tmp_path.glob("generated*"))
+
+
+@pytest.mark.parametrize("kind", [OSError, av.error.OSError])
+def test_a_full_disk_is_one_line_exit_code_2_and_no_video_under_its_name(pipeline, tmp_path, capsys, monkeypatch, kind):
+    class FullContainer:
+        def __init__(self, *args, **kwargs):
+            self.container = av.open(*args, **kwargs)
+            self.add_stream = self.container.add_stream
+            self.close = self.container.close
+
+        def mux(self, packets):
+            raise kind(errno.ENOSPC, "No space left on device", "generated.partial.mp4")
+
+    monkeypatch.setattr(writer, "av", types.SimpleNamespace(open=FullContainer, VideoFrame=av.VideoFrame))
+    assert generate("seconds=4") == 2
+    shown = capsys.readouterr().err
+    assert "drivesim: disk full while writing generated.mp4" in shown
+    assert "Traceback" not in shown
+    assert {path.name for path in tmp_path.glob("generated*")} <= {"generated.partial.mp4"}
+
+
+def test_overwrite_replaces_all_three_files(pipeline, tmp_path):
+    for seed in (1, 2):
+        assert generate("seconds=0.5", f"seed={seed}", "overwrite=true") == 0
+    assert json.loads((tmp_path / "generated.mp4.json").read_text())["options"]["seed"] == 2
+
+
+def test_an_unknown_command_lists_the_known_ones(capsys):
+    assert run("simulate") == 2
+    message = told(capsys)
+    assert "unknown command 'simulate'" in message
+    assert "evaluate, generate, prepare, train" in message
+
+
+@pytest.mark.parametrize("words", [[], ["--help"], ["-h"]])
+def test_help_lists_every_command(capsys, words):
+    assert run(*words) == 0
+    shown = capsys.readouterr().out
+    assert all(command in shown for command in ("prepare", "train", "generate", "evaluate"))
+
+
+def test_version_is_printed(capsys):
+    assert run("--version") == 0
+    assert capsys.readouterr().out.startswith("drivesim 0.")
+
+
+@dataclass
+class Command:
+    """An entry point that raises."""
+
+    name: str
+    error: BaseException
+
+    def load(self):
+        return self
+
+    def __call__(self, argv):
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (UserError("seven frames, eight expected"), 2, "drivesim: seven frames, eight expected"),
+        (KeyboardInterrupt(), 130, "run the same command to go on"),
+        (OSError(errno.ENOSPC, "No space left", "a.bin"), 2, "drivesim: disk full (a.bin)"),
+    ],
+)
+def test_every_command_ends_in_one_line_and_its_exit_code(capsys, monkeypatch, error, code, message):
+    monkeypatch.setattr(cli, "entry_points", lambda group: [Command("try", error)])
+    assert run("try") == code
+    assert message in told(capsys)
+
+
+def test_a_bug_is_not_hidden(monkeypatch):
+    monkeypatch.setattr(cli, "entry_points", lambda group: [Command("try", PermissionError(errno.EACCES, "denied"))])
+    with pytest.raises(PermissionError):
+        run("try")
