@@ -154,8 +154,9 @@ def warnings(sets: list[Scores], seen: dict[str, Measures], floor_is_halves: boo
             f"Fewer rows than features ({', '.join(small)}): Frechet distances are biased upward at such n. Compare "
             "them only with sets of the same n, and with the floor."
         )
-    if len({scores.windows for scores in sets}) > 1:
-        counts = ", ".join(f"{scores.name} {scores.windows}" for scores in sets)
+    counted = [scores for scores in sets if not (floor_is_halves and scores.name == "floor")]
+    if len({scores.windows for scores in counted}) > 1:
+        counts = ", ".join(f"{scores.name} {scores.windows}" for scores in counted)
         notes.append(f"The sets differ in size (windows: {counts}); Frechet distances shrink with n, kernel distances "
                      "do not.")  # fmt: skip
     if floor_is_halves:

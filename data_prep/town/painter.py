@@ -8,6 +8,7 @@ import numpy as np
 
 from data_prep.town.light import Light, haze, shade
 from data_prep.town.mesh import Polygons
+from data_prep.town.sorting import nearest_distance, object_distance
 from data_prep.town.view import SHIFT, View, outlines
 
 ID_SCALE = 4  # the id picture is this many times smaller
@@ -45,15 +46,6 @@ class Visibility:
         return float(self.seen[number] / self.own[number]) if self.own[number] else 0.0
 
 
-def nearest_distance(parts: np.ndarray, position: np.ndarray) -> np.ndarray:
-    """[p] metres from a point to the nearest point of each part's rectangle."""
-    offset = position - parts[:, :2]
-    cos, sin = np.cos(parts[:, 2]), np.sin(parts[:, 2])
-    along = np.abs(offset[:, 0] * cos + offset[:, 1] * sin) - parts[:, 3]
-    aside = np.abs(offset[:, 1] * cos - offset[:, 0] * sin) - parts[:, 4]
-    return np.hypot(np.maximum(along, 0), np.maximum(aside, 0))
-
-
 def paint(image: np.ndarray, view: View, scene: Scene, light: Light) -> Visibility:
     """Draw a scene over `image` [h, w, 3] uint8 in place."""
     polygons = scene.polygons
@@ -73,14 +65,10 @@ def paint(image: np.ndarray, view: View, scene: Scene, light: Light) -> Visibili
 
 
 def _far_to_near(scene: Scene, owners: np.ndarray, position: np.ndarray) -> np.ndarray:
-    """Objects by their nearest part, the parts of an object by distance; polygons of a part keep their order."""
-    distance = nearest_distance(scene.parts, position)
-    objects = scene.objects
-    whole = distance.copy()
-    nearest = np.full(objects.max(initial=0) + 1, np.inf)
-    np.minimum.at(nearest, objects, distance)
-    whole[objects > 0] = nearest[objects[objects > 0]]
-    return np.lexsort((-distance[owners], -whole[owners]))
+    """Objects by distance, the parts of an object by distance; polygons of a part keep their order."""
+    part = nearest_distance(scene.parts, position)
+    whole = object_distance(scene.parts, scene.objects, part, position)
+    return np.lexsort((-part[owners], -whole[owners]))
 
 
 def _colours(polygons: Polygons, scene: Scene, index, shapes, order, light: Light) -> list:

@@ -202,14 +202,18 @@ def test_the_camera_stays_on_the_carriageway_and_out_of_houses():
 
 
 def test_a_car_hidden_behind_a_truck_is_hardly_visible():
+    assert visible_share("truck", (12.0, 0.0), car_at=(22.0, 0.0)) < 0.1
+    assert visible_share("truck", (12.0, 0.0), car_at=(22.0, 9.0)) == 1.0
+
+
+def test_a_car_beside_the_far_half_of_a_bus_is_painted_over_the_bus():
+    assert visible_share("bus", (14.0, -2.6), car_at=(14.0, -0.4)) == 1.0
+
+
+def visible_share(other: str, other_at: tuple[float, float], car_at: tuple[float, float]) -> float:
+    """Visibility of a car (object 2) with something else (object 1) about; the camera at the origin looks along x."""
     view = View(np.zeros(2), 0.0, 512, 1024)
-    assert hidden_share(view, car_at=(22.0, 0.0)) < 0.1
-    assert hidden_share(view, car_at=(22.0, 9.0)) == 1.0
-
-
-def hidden_share(view: View, car_at: tuple[float, float]) -> float:
-    """Visibility of a car (object 2) with a truck (object 1) standing ten metres ahead of the camera."""
-    models, places = [vehicle("truck", (0.8, 0.1, 0.1)), vehicle("hatch", (0.1, 0.2, 0.6))], [(12.0, 0.0), car_at]
+    models, places = [vehicle(other, (0.8, 0.1, 0.1)), vehicle("hatch", (0.1, 0.2, 0.6))], [other_at, car_at]
     sets, parts, objects = [], [], []
     for number, (model, place) in enumerate(zip(models, places, strict=True), start=1):
         count = len(model.polygons)
