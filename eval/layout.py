@@ -31,7 +31,7 @@ INPUT = (128, 256)  # pixels
 GRID = (32, 64)  # cells of the occupancy map
 TAPS = {2: 24, 4: 40, 10: 112}  # EfficientNet-lite0 block -> channels, at 1/4, 1/8 and 1/16 of the input
 SMALLEST = 0.005  # share of the picture; smaller boxes are a few cells and no test of steering
-FOUND_IOU = 0.3
+FOUND_IOU = 0.5
 KEEP = 0.3  # detections scored below are dropped
 VEHICLE_IDS = torch.tensor([CLASSES.index(name) for name in VEHICLES])
 
