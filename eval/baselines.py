@@ -6,6 +6,7 @@ an interrupted run goes on.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from itertools import islice
 from pathlib import Path
 
@@ -24,7 +25,6 @@ from drivesim.files import atomic_path
 from drivesim.generation import cascade
 from drivesim.generation.pipeline import DrivingPipeline
 from drivesim.generation.samplers import sample_frames
-from data_prep.writer import frame_rate
 
 Frames = Iterator[Tensor]  # [3, H, W] in [-1, 1]
 
@@ -68,7 +68,7 @@ def continuation_sets(pipeline: DrivingPipeline, store: ClipStore, out: Path, cl
         "autoencoder": lambda case: _rebuilt(pipeline, case),
     }
     names = long_enough(store, frames / fps)[:clips]
-    cases = (_case(pipeline, store, name, fps, frames, 1000 * seed + i) for i, name in enumerate(names))
+    cases = (load_case(pipeline, store, name, fps, frames, 1000 * seed + i) for i, name in enumerate(names))
     return _write_sets(makers, cases, len(names), out, fps)
 
 
@@ -83,7 +83,7 @@ def decoder_sets(tuned: DrivingPipeline, untuned: DrivingPipeline, store: ClipSt
         "decoder_untuned": lambda case: _rebuilt(untuned, case),
         "decoder_tuned": lambda case: _rebuilt(tuned, case),
     }
-    cases = (_case(tuned, store, name, tuned.fps, frames, i) for i, name in enumerate(names))
+    cases = (load_case(tuned, store, name, tuned.fps, frames, i) for i, name in enumerate(names))
     return _write_sets(makers, cases, len(names), out, tuned.fps)
 
 
@@ -107,7 +107,7 @@ def upsampler_sets(pipeline: DrivingPipeline, store: ClipStore, out: Path, clips
                                                    pipeline.config),
     }
     size = (pipeline.height, pipeline.width)
-    cases = (_case(pipeline, store, name, pipeline.fps, frames, i, size) for i, name in enumerate(names))
+    cases = (load_case(pipeline, store, name, pipeline.fps, frames, i, size) for i, name in enumerate(names))
     return _write_sets(makers, cases, len(names), out, pipeline.fps)
 
 
@@ -120,7 +120,7 @@ def long_enough(store: ClipStore, seconds: float, split: str | None = None) -> l
     return names
 
 
-def _case(pipeline: DrivingPipeline, store: ClipStore, name: str, fps: float, frames: int, seed: int,
+def load_case(pipeline: DrivingPipeline, store: ClipStore, name: str, fps: float, frames: int, seed: int,
           size: tuple[int, int] | None = None) -> Case:
     size = size or (pipeline.low_height, pipeline.low_width)
     video = np.stack(list(islice(iterate(store.path(name), fps=fps, size=size), frames)))
@@ -182,7 +182,7 @@ def _write_sets(makers: dict[str, Callable[[Case], Frames]], cases: Iterator[Cas
 def write_lossless(path: Path, frames: Frames, fps: float) -> None:
     """FFV1 in Matroska, RGB: metrics are computed from what was made, not from what a codec left of it."""
     with atomic_path(path) as temporary, av.open(str(temporary), "w") as container:
-        stream = container.add_stream("ffv1", rate=frame_rate(fps))
+        stream = container.add_stream("ffv1", rate=Fraction(fps).limit_denominator(1001))
         stream.pix_fmt = "bgr0"
         for frame in frames:
             picture = to_uint8(frame).permute(1, 2, 0).contiguous().numpy()

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -26,6 +27,9 @@ from eval.report import Report, Section
 from eval.scores import METRICS, Scores, score, warnings
 from eval.videos import VideoSet, check_comparable, open_set
 
+if TYPE_CHECKING:
+    from eval.study import Study
+
 FILES = ("results.json", "results.csv", "report.html")
 
 
@@ -34,10 +38,16 @@ class EvaluateConfig:
     """Compare generated videos with real ones. Videos of the same file name are compared with each other.
 
     Sets are folders of .mp4/.mkv/.mov/.webm files, single files, or clip stores.
+    With bundle=... instead of fake=..., the bundle continues the clips of the held-out store real=..., and stands
+    beside baselines: frozen start frame, image LDM frame by frame, cross-fade; its decoder and upsampler are judged too.
     """
 
     real: str = option(help="real videos")
-    fake: str = option(help="generated videos: a folder, or several as name:folder,name:folder")
+    fake: str | None = option(None, "generated videos: a folder, or several as name:folder,name:folder")
+    bundle: str | None = option(None, "a trained bundle to judge against baselines")
+    data: str | None = option(None, "with bundle: the store it was trained on, whose held-out split is used")
+    video: str | None = option(None, "with bundle: a generated mp4 to show on the page")
+    clips: int = option(16, "with bundle: held-out clips to continue")
     out: str = option("report", "folder for report.html, results.json and results.csv")
     floor: str | None = option(None, "a second real set for the real-versus-real floor; else halves of real")
     split: str | None = option(None, "split to take of sets that are clip stores; else everything")
@@ -67,21 +77,46 @@ def main(argv: Sequence[str]) -> None:
             raise UserError(f"{name} is {getattr(config, name)}, at least 2 are needed")
     if config.split is not None and config.split not in SPLITS:
         raise UserError(f"split is {config.split!r}, expected one of {', '.join(SPLITS)}")
+    if (config.fake is None) == (config.bundle is None):
+        raise UserError("give either fake=..., videos that were made, or bundle=..., a model that makes them")
     out = refuse_report(config.out, config.overwrite)
     options = Options(
         clip_frames=config.clip_frames, fps=config.fps, seed=config.seed, resize=config.resize,
         max_windows=config.max_windows, frames_a_window=config.frames_a_window, crops=config.crops)  # fmt: skip
-    sets = {"real": config.real, "floor": config.floor, **parse_sets(config.fake)}
-    opened = {name: open_set(name, source, config.split, config.max_videos) for name, source in sets.items() if source}
-    real, floor = opened.pop("real"), opened.pop("floor", None)
-    check_sets(real, list(opened.values()), floor, options)
-    results = evaluate(
-        real, opened, out, options, floor=floor, networks=_networks(config, out), show=config.show,
-        show_seconds=config.show_seconds, command=shlex.join(["drivesim", "evaluate", *argv]))  # fmt: skip
+    command = shlex.join(["drivesim", "evaluate", *argv])
+    if config.bundle is not None:
+        results = _study(config, out).run(options, _networks(config, out), command)
+    else:
+        results = _compare(config, out, options, command)
     for scores in results:
         line = "  ".join(f"{key} {s.value:.4g} (n {s.n})" for key, s in scores.metrics.items())
         print(f"{scores.name}: {line}")
     print(f"wrote {out / 'report.html'}")
+
+
+def _study(config: EvaluateConfig, out: Path) -> "Study":
+    from eval.study import Study
+
+    assert config.bundle is not None
+    if config.clips < 2:
+        raise UserError(f"clips is {config.clips}, at least 2 are needed")
+    for name in ("bundle", "data", "real"):
+        if getattr(config, name) is None or not Path(getattr(config, name)).is_dir():
+            raise UserError(f"{name}={getattr(config, name)} is not a folder; bundle=... needs data=..., the store it was "
+                            "trained on, and real=..., a store to continue")
+    return Study(Path(config.bundle), ClipStore(Path(config.data or "")), ClipStore(Path(config.real)),
+                 Path(config.floor) if config.floor else None, out, config.clips, config.seed, config.finder_seconds,
+                 Path(config.video) if config.video else None)
+
+
+def _compare(config: EvaluateConfig, out: Path, options: Options, command: str) -> list[Scores]:
+    sets = {"real": config.real, "floor": config.floor, **parse_sets(config.fake or "")}
+    opened = {name: open_set(name, source, config.split, config.max_videos) for name, source in sets.items() if source}
+    real, floor = opened.pop("real"), opened.pop("floor", None)
+    check_sets(real, list(opened.values()), floor, options)
+    return evaluate(
+        real, opened, out, options, floor=floor, networks=_networks(config, out), show=config.show,
+        show_seconds=config.show_seconds, command=command)  # fmt: skip
 
 
 def evaluate(

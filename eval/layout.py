@@ -205,7 +205,7 @@ def overlap(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def score_frame(finder: CarFinder, frame: np.ndarray, asked: np.ndarray) -> dict[str, float]:
     """Counts of one frame against the vehicle boxes asked for [n, 4]; only those of at least SMALLEST are judged.
 
-    asked, matched    boxes judged, and those of them met by a detection with IoU >= 0.3
+    asked, matched    boxes judged, and those of them met by a detection with IoU >= 0.5
     occupancy         sum over judged boxes of the mean occupancy inside
     detections, true  detections of at least SMALLEST, and those of them that meet any asked box
     """
@@ -243,7 +243,7 @@ class LayoutMeter:
 
     def result(self) -> dict[str, float]:
         """
-        boxes_found           share of asked vehicle boxes found with IoU >= 0.3
+        boxes_found           share of asked vehicle boxes found with IoU >= 0.5
         boxes_found_shuffled  the same against the boxes of another clip: chance
         boxes_ratio           their ratio; 1 means the boxes steer nothing
         boxes_occupancy       mean vehicle occupancy inside asked boxes, 0..1 (and _shuffled)

@@ -44,7 +44,7 @@ METRICS = {
     "flicker_dis": Metric(NEAR_REAL, 4, "Change between frames that motion does not explain, share of full scale; "
                                         "0 when frozen, so read it beside the speed"),
     "boxes_found": Metric(HIGHER, 3, "Share of the asked vehicle boxes where the car finder sees a vehicle "
-                                     "(IoU >= 0.3)"),
+                                     "(IoU >= 0.5)"),
     "boxes_found_shuffled": Metric(LOWER, 3, "The same against boxes of another clip: chance"),
     "boxes_ratio": Metric(HIGHER, 2, "Found over found by chance; 1 means the boxes steer nothing"),
     "boxes_occupancy": Metric(HIGHER, 3, "Mean vehicle occupancy inside the asked boxes"),

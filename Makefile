@@ -1,0 +1,36 @@
+# drivesim: make help lists the targets.
+PYTHON ?= python3
+VENV   ?= .venv
+OUT    ?= runs/demo
+BUDGET ?= 15
+DATA   ?=
+BIN    := $(VENV)/bin
+
+.PHONY: help setup demo test lint bench clean
+
+help: ## this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+setup: $(VENV)/.done ## .venv with everything, pinned
+
+$(VENV)/.done: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet torch==2.13.0
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: setup ## data, training, video, report in half an hour: [DATA=folder of videos] [OUT=folder] [BUDGET=training minutes]
+	@$(BIN)/python -m benchmarks.demo out='$(OUT)' budget_minutes=$(BUDGET) data='$(DATA)'
+
+test: setup ## the tests
+	@$(BIN)/python -m pytest tests
+
+lint: setup ## style and types
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+bench: setup ## our denoiser against diffusers' video U-Nets, paired
+	@$(BIN)/python -m benchmarks.denoiser
+
+clean: ## remove what the demo made
+	rm -rf '$(OUT)'

@@ -1,0 +1,99 @@
+"""`make demo`: the whole chain as the commands a user would type, each printed before it runs. Interrupted, it goes on."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from drivesim.config import option, parse
+from drivesim.data.store import ClipStore
+from drivesim.errors import UserError
+from drivesim.machine import describe
+
+
+@dataclass
+class DemoConfig:
+    """Data, training of every stage, a generated video, a report."""
+
+    out: str = option("runs/demo", "folder of the demo")
+    data: str = option("", "folder of your own videos; empty: the procedural town")
+    budget_minutes: float = option(15.0, "training time of all stages together; conf/experiment holds their shares")
+    clips: int = option(16, "held-out clips the report judges by")
+    seconds: float = option(4.0, "length of the generated video")
+    seed: int = option(0, "seed of data, training and generation")
+
+
+def main(argv: Sequence[str]) -> None:
+    config = parse(DemoConfig, argv, "demo")
+    out = Path(config.out)
+    started = time.time()
+    print(f"demo: {describe()}", flush=True)
+    (own_videos if config.data else town)(config, out)
+    print(f"\ndemo: done in {(time.time() - started) / 60:.1f} min\n  report  {out / 'report' / 'report.html'}\n"
+          f"  video   {out / 'drive.mp4'}\n  model   {out / 'bundle'}")
+
+
+def town(config: DemoConfig, out: Path) -> None:
+    """Train on some towns, judge on two that were never seen: one to continue, one as the real-versus-real floor."""
+    run("prepare", "source=town", f"out={out / 'data'}", f"town.seed={config.seed}")
+    unseen = [f"town.routes={config.clips}", "town.seconds=4", "town.fps=7.5", "town.sparse_routes=0", "val_share=0"]
+    run("prepare", "source=town", f"out={out / 'test'}", f"town.seed={config.seed + 1000}", *unseen)
+    run("prepare", "source=town", f"out={out / 'floor'}", f"town.seed={config.seed + 2000}", *unseen)
+    train(config, out)
+    clip = ClipStore(out / "test").clips()[0]
+    generate(config, out, out / "test" / "clips" / f"{clip}.mp4", f"{out / 'test'}:{clip}")
+    evaluate(config, out, out / "test", f"floor={out / 'floor'}")
+
+
+def own_videos(config: DemoConfig, out: Path) -> None:
+    """The same on a folder of videos. There are no boxes in it, so nothing is steered by boxes."""
+    print("demo: your videos have no boxes, so box conditioning falls away; everything else is the same", flush=True)
+    run("prepare", "source=videos", f"root={config.data}", f"out={out / 'data'}", f"seed={config.seed}", "val_share=0.25")
+    train(config, out)
+    store = ClipStore(out / "data")
+    held_out = [clip for clip in store.clips("val") if store.index.loc[clip].frames / store.index.loc[clip].fps >= 1]
+    if not held_out:
+        raise UserError(f"{config.data}: no held-out clip is long enough to continue; give more or longer videos")
+    longest = max(held_out, key=lambda clip: float(store.index.loc[clip].frames))
+    generate(config, out, store.path(longest), "none")
+    evaluate(config, out, out / "data", "split=val")
+
+
+def train(config: DemoConfig, out: Path) -> None:
+    run("train", "experiment=town", f"data={out / 'data'}", f"out={out}", f"budget_minutes={config.budget_minutes:g}",
+        f"seed={config.seed}")
+
+
+def generate(config: DemoConfig, out: Path, start: Path, layout: str) -> None:
+    if (out / "drive.mp4").exists():
+        return
+    run("generate", f"bundle={out / 'bundle'}", f"start={start}", "start_time=0", f"layout={layout}",
+        f"seconds={config.seconds:g}", f"out={out / 'drive.mp4'}", f"seed={config.seed}")
+
+
+def evaluate(config: DemoConfig, out: Path, real: Path, *extra: str) -> None:
+    if (out / "report" / "report.html").exists():
+        return
+    run("evaluate", f"bundle={out / 'bundle'}", f"data={out / 'data'}", f"real={real}", f"out={out / 'report'}",
+        f"clips={config.clips}", "clip_frames=29", "max_windows=1", f"video={out / 'drive.mp4'}", *extra)
+
+
+def run(command: str, *words: str) -> None:
+    """Run a drivesim command in a process of its own; stop the demo where it stops."""
+    print("\n$ drivesim " + " ".join([command, *words]), flush=True)
+    code = subprocess.run([sys.executable, "-m", "drivesim", command, *words]).returncode
+    if code:
+        print(f"demo: stopped; run the same command again to go on from here (exit code {code})", file=sys.stderr)
+        sys.exit(code)
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except UserError as error:
+        print(f"demo: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
