@@ -45,9 +45,25 @@ class Bundle:
             index = json.loads(path.read_text())
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise UserError(f"{path} is not readable ({error}); train again or copy the bundle again") from error
-        if index.get("format") != FORMAT:
-            raise UserError(f"{path} has format {index.get('format')}, this version reads {FORMAT}")
+        found = index.get("format") if isinstance(index, dict) else type(index).__name__
+        if found != FORMAT:
+            raise UserError(f"{path} has format {found}, this version reads {FORMAT}")
+        stages, data = index.get("stages", {}), index.get("data", {})
+        whole = isinstance(stages, dict) and all(isinstance(s, dict) and "sha256" in s for s in stages.values())
+        if not whole or not isinstance(data, dict):
+            raise UserError(f"{path} is damaged ({'data' if whole else 'stages'}); copy the bundle again")
         return index
+
+    @property
+    def data(self) -> dict[str, float]:
+        """Sizes and rates the stages were trained at: height, width, key_fps, slots. raises UserError if one is not
+        there."""
+        data = self.index.get("data", {})
+        for name in ("height", "width", "key_fps", "slots"):
+            if not isinstance(data.get(name), int | float) or not data[name] > 0:
+                raise UserError(f"{self.root / 'model_index.json'}: data.{name} is {data.get(name)}, expected a number "
+                                "above 0; copy the bundle again")
+        return data
 
     def require(self) -> "Bundle":
         """raises UserError if there is no bundle here."""
@@ -82,9 +98,34 @@ class Bundle:
                             f"run `drivesim train stage={stage}`")
         path = self.root / stage / "config.json"
         try:
-            return json.loads(path.read_text())
+            config = json.loads(path.read_text())
         except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
             raise UserError(f"{path} is not readable ({error}); copy or train the stage again") from error
+        if not isinstance(config, dict):
+            raise UserError(f"{path} holds a {type(config).__name__}, expected an object; copy or train the stage again")
+        return config
+
+    def value(self, stage: str, key: str, cls: type[T]) -> T:
+        """A config dataclass of a stage. raises UserError if config.json has none, or one of another version."""
+        values = self.config(stage).get(key)
+        try:
+            return from_dict(cls, values)
+        except UserError as error:
+            raise UserError(f"{self.root / stage / 'config.json'}: {key}: {error}; copy or train the stage again") from error
+
+    def network(self, stage: str, cls: type[Any]) -> Any:
+        """The network that a stage's config, of type `cls`, describes, with the stage's weights.
+
+        raises  UserError if the config describes none, or the weights do not fit it
+        """
+        config = self.value(stage, "model", cls)
+        try:
+            module = config.build()
+        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            raise UserError(f"{self.root / stage / 'config.json'} describes no network ({str(error).splitlines()[0]}); "
+                            "copy or train the stage again") from error
+        self.load(stage, module)
+        return module
 
     def load(self, stage: str, module: nn.Module) -> None:
         """Load the weights of a stage into `module`, strictly. raises UserError on any mismatch or damage."""
@@ -112,8 +153,10 @@ def sha256(path: Path) -> str:
             file.read()).hexdigest()
 
 
-def from_dict(cls: type[T], values: dict[str, Any]) -> T:
+def from_dict(cls: type[T], values: Any) -> T:
     """Rebuild a config dataclass from its `asdict`; a config of an older version lacks fields, which keep defaults."""
+    if not isinstance(values, dict):
+        raise UserError(f"{values!r:.40} stands where the fields of {cls.__name__} should")
     known = {f.name: f for f in fields(cls)}  # type: ignore[arg-type]
     if unknown := set(values) - set(known):
         raise UserError(f"{cls.__name__} has no field {sorted(unknown)[0]!r}; the bundle is of a newer version")

@@ -44,7 +44,8 @@ class Case:
     seed: int
 
 
-def continuation_sets(pipeline: DrivingPipeline, store: ClipStore, out: Path, clips: int, seed: int) -> dict[str, Path]:
+def continuation_sets(pipeline: DrivingPipeline, store: ClipStore, out: Path, clips: int, seed: int,
+                      split: str | None = None) -> dict[str, Path]:
     """Continuations of held-out clips after one start frame, steered by the clips' own layouts, at the rate of the
     first interpolation.
 
@@ -67,7 +68,7 @@ def continuation_sets(pipeline: DrivingPipeline, store: ClipStore, out: Path, cl
         "cross_fade": lambda case: _cross_fade(pipeline, case, frames),
         "autoencoder": lambda case: _rebuilt(pipeline, case),
     }
-    names = long_enough(store, frames / fps)[:clips]
+    names = long_enough(store, frames / fps, split)[:clips]
     cases = (load_case(pipeline, store, name, fps, frames, 1000 * seed + i) for i, name in enumerate(names))
     return _write_sets(makers, cases, len(names), out, fps)
 

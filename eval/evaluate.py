@@ -106,7 +106,7 @@ def _study(config: EvaluateConfig, out: Path) -> "Study":
                             "trained on, and real=..., a store to continue")
     return Study(Path(config.bundle), ClipStore(Path(config.data or "")), ClipStore(Path(config.real)),
                  Path(config.floor) if config.floor else None, out, config.clips, config.seed, config.finder_seconds,
-                 Path(config.video) if config.video else None)
+                 config.split, Path(config.video) if config.video else None)
 
 
 def _compare(config: EvaluateConfig, out: Path, options: Options, command: str) -> list[Scores]:

@@ -32,7 +32,7 @@ class Study:
     """What to judge, and with what.
 
     data   the clip store that was trained on: its held-out split serves the decoder, the upsampler and the car finder
-    real   held-out clips to continue; floor: other real clips for the real-versus-real floor, or None
+    real   held-out clips to continue (of which `split`, or all); floor: other real clips for the real-versus-real floor, or None
     video  a generated mp4 to show at full size, or None
     """
 
@@ -44,13 +44,15 @@ class Study:
     clips: int
     seed: int
     finder_seconds: float
+    split: str | None = None
     video: Path | None = None
 
     def run(self, options: Options, networks: Networks, command: str) -> list[Scores]:
         """Make the sets, measure them, write report.html with results.json and results.csv into `out`."""
         sets = self.out / "sets"
         pipeline = DrivingPipeline.from_pretrained(self.bundle, tuned_decoder=False, upsampler=False)
-        made = baselines.continuation_sets(pipeline, self.real, sets / "continuations", self.clips, self.seed)
+        made = baselines.continuation_sets(pipeline, self.real, sets / "continuations", self.clips, self.seed,
+                                            self.split)
         sections = [*self._extras(sets, options), *training_sections(self.bundle)]
         if self.video is not None:
             sections.insert(0, _full_size(self.video))

@@ -1,7 +1,5 @@
 """Caches beside a store: frames at the working resolution, and latents. Made once, read by every training step."""
 
-import hashlib
-import json
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -60,7 +58,8 @@ class FrameCache:
 
 @dataclass
 class LatentCache:
-    """Latents of a store under one autoencoder; `key` is its hash, so latents of two autoencoders never mix."""
+    """Latents of a store under one autoencoder; `key` tells its weights and the size of the frames, so that
+    latents of two autoencoders never mix."""
 
     store: ClipStore
     key: str
@@ -101,12 +100,3 @@ class LatentCache:
     def window(self, clip: str, start: int, count: int, stride: int, rng: np.random.Generator | None = None) -> Tensor:
         """[count, C, h, w] float32."""
         return self.read(clip)[start : start + count * stride : stride][:count].float()
-
-
-def content_hash(tensors: dict[str, Tensor], config: dict) -> str:
-    """Short hash of weights and configuration."""
-    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
-    for name in sorted(tensors):
-        digest.update(name.encode())
-        digest.update(tensors[name].detach().float().contiguous().cpu().numpy().tobytes())
-    return digest.hexdigest()[:16]

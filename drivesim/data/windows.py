@@ -30,6 +30,15 @@ class VideoPatches:
     height: int
     width: int
 
+    def __post_init__(self) -> None:
+        index = self.store.index
+        small = index[(index["height"] < self.height) | (index["width"] < self.width)]
+        if len(small):
+            clip = small.iloc[0]
+            raise UserError(f"{self.store.root}: clip {clip.name} is {clip.height}x{clip.width}, the upsampler trains on "
+                            f"patches of {self.height}x{self.width}; prepare the store larger, or lower "
+                            "config.data.height and width")
+
     def window(self, clip: str, start: int, count: int, stride: int, rng: np.random.Generator) -> Tensor:
         video = torch.from_numpy(read_window(self.store.path(clip), start, count, stride))
         y = int(rng.integers(0, video.shape[1] - self.height + 1))
@@ -125,7 +134,7 @@ class WindowModule(pl.LightningDataModule):
     def train_dataloader(self) -> DataLoader:
         trainer = self.trainer
         world, rank = (trainer.world_size, trainer.global_rank) if trainer else (1, 0)
-        done = trainer.fit_loop.epoch_loop.total_batch_idx + 1 if trainer and trainer.global_step else 0
+        done = trainer.fit_loop.epoch_loop.total_batch_idx + 1 if trainer else 0
         # Rank r of w takes every w-th sample: which samples a step sees does not depend on the number of processes.
         order = range(done * self.batch_size * world + rank, len(self.dataset), world)
         return DataLoader(self.dataset, self.batch_size, sampler=order, num_workers=self.workers,  # type: ignore[arg-type]

@@ -1,6 +1,7 @@
 """Noise schedule and velocity parameterisation, carried by diffusers' schedulers."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, SchedulerMixin
@@ -21,13 +22,23 @@ class ScheduleConfig:
     zero_snr: bool = True
 
     def build(self, sampler: str = "ddim") -> SchedulerMixin:
-        """A diffusers scheduler that predicts v; sampler: ddim or dpm++."""
-        shared = dict(num_train_timesteps=TIMESTEPS, beta_start=8.5e-4, beta_end=1.2e-2, beta_schedule=self.beta,
-                      prediction_type="v_prediction", timestep_spacing="trailing",
-                      rescale_betas_zero_snr=self.zero_snr)
-        if sampler == "dpm++":
-            return DPMSolverMultistepScheduler(**shared, algorithm_type="dpmsolver++", solver_order=2)
-        return DDIMScheduler(**shared, clip_sample=False, set_alpha_to_one=True)
+        """A diffusers scheduler that predicts v; sampler: ddim or dpm++.
+
+        DDIM is DPM-Solver++ of first order (Lu et al. 2022). diffusers' own DDIMScheduler takes every step to be
+        1000 // num_steps long, which is off by one where that is not whole: 1 % of the result at 6 or 16 steps.
+        """
+        order = {"ddim": 1, "dpm++": 2}[sampler]
+        return DPMSolverMultistepScheduler(
+            **self._shared(), prediction_type="v_prediction", timestep_spacing="trailing",
+            algorithm_type="dpmsolver++", solver_order=order)
+
+    def alphas_cumprod(self) -> Tensor:
+        """[1000] share of the signal in the variance at every timestep; exactly 0 at the last one with `zero_snr`."""
+        return DDIMScheduler(**self._shared()).alphas_cumprod
+
+    def _shared(self) -> dict[str, Any]:
+        return dict(num_train_timesteps=TIMESTEPS, beta_start=8.5e-4, beta_end=1.2e-2, beta_schedule=self.beta,
+                    rescale_betas_zero_snr=self.zero_snr)
 
 
 class Diffusion:
@@ -35,7 +46,7 @@ class Diffusion:
 
     def __init__(self, config: ScheduleConfig) -> None:
         self.config = config
-        cumulative = config.build().alphas_cumprod.double()
+        cumulative = config.alphas_cumprod().double()
         self.alphas, self.sigmas = cumulative.sqrt().float(), (1 - cumulative).sqrt().float()
 
     def coefficients(self, timestep: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:

@@ -82,21 +82,15 @@ def decode(autoencoder: Autoencoder, latents: Iterator[Tensor], window: int = 8)
     """Pixels [3, H, W] of latents. The temporal decoder sees windows that overlap by two frames, of which each window
     keeps the half it sees both sides of, so that no border between windows shows."""
     overlap = 2 if autoencoder.temporal is not None else 0
-    held: list[Tensor] = []
-    while True:
-        fresh = list(islice(latents, window - len(held)))
-        chunk = [*held, *fresh]
-        if not fresh:
-            return
+    chunk, done = list(islice(latents, window)), 0  # done: frames at its start that the chunk before has yielded
+    while len(chunk) > done:
         with probe().autocast():
             video = autoencoder.decode(torch.stack(chunk), len(chunk)).float()
-        more = len(chunk) == window
-        start = overlap // 2 if held else 0
-        stop = len(chunk) - overlap // 2 if more else len(chunk)
-        yield from video[start:stop]
-        held = chunk[len(chunk) - overlap:] if more and overlap else []
-        if more and not overlap:
-            held = []
+        if len(chunk) < window:  # the last one, kept to its end
+            yield from video[done:]
+            return
+        yield from video[done : window - overlap // 2]
+        chunk, done = [*chunk[window - overlap :], *islice(latents, window - overlap)], overlap // 2
 
 
 def upsample(denoiser: Denoiser, schedule: ScheduleConfig, task: Upsample, frames: Iterator[Tensor], seed: int,
@@ -106,7 +100,8 @@ def upsample(denoiser: Denoiser, schedule: ScheduleConfig, task: Upsample, frame
     while chunk := list(islice(frames, portion)):
         low = torch.stack(chunk)[None]
         h, w = low.shape[-2] * task.factor // task.patch, low.shape[-1] * task.factor // task.patch
-        noise = window_noise((1, len(chunk), task.channels, h, w), seed, UPSAMPLE, number)
+        # The noise of a whole portion, so that the frames of a short last one get what they always get.
+        noise = window_noise((1, portion, task.channels, h, w), seed, UPSAMPLE, number)[:, : len(chunk)]
         yield from sample_upsampled(denoiser, schedule, task, low, noise, config)[0]
         number += 1
 

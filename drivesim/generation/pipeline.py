@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from drivesim.bundle import Bundle, from_dict
+from drivesim.bundle import Bundle
 from drivesim.clip import Layout, to_uint8
 from drivesim.diffusion.schedule import ScheduleConfig
 from drivesim.diffusion.tasks import Interpolate, Predict, Upsample
@@ -55,17 +55,17 @@ class DrivingPipeline:
         raises         UserError for a missing, damaged or mismatched bundle or stage
         """
         bundle = Bundle(Path(folder)).require()
-        data = bundle.index["data"]
+        data = bundle.data
         pipeline = cls(
             autoencoder=load_autoencoder(bundle, decoder=tuned_decoder),
             image=load_denoiser(bundle, "image"), keyframes=load_denoiser(bundle, "keyframes"),
             interpolator=load_denoiser(bundle, "interpolate"),
             upsampler=load_denoiser(bundle, "upsample_temporal") if upsampler else None,
-            schedule=from_dict(ScheduleConfig, bundle.config("image")["schedule"]),
-            predict=from_dict(Predict, bundle.config("keyframes")["task"]),
-            interpolate=from_dict(Interpolate, bundle.config("interpolate")["task"]),
-            upsample=from_dict(Upsample, bundle.config("upsample")["task"]),
-            low_height=data["height"], low_width=data["width"], key_fps=data["key_fps"], slots=data["slots"])
+            schedule=bundle.value("image", "schedule", ScheduleConfig),
+            predict=bundle.value("keyframes", "task", Predict),
+            interpolate=bundle.value("interpolate", "task", Interpolate),
+            upsample=bundle.value("upsample", "task", Upsample),
+            low_height=int(data["height"]), low_width=int(data["width"]), key_fps=data["key_fps"], slots=int(data["slots"]))
         pipeline._check(bundle)
         return pipeline
 

@@ -65,8 +65,10 @@ def sample_upsampled(denoiser: Denoiser, schedule: ScheduleConfig, task: Upsampl
     """low [B, T, 3, h, w] in [-1, 1] -> [B, T, 3, h·factor, w·factor]; noise [B, T, C, H/patch, W/patch]."""
     with probe().autocast():
         level = torch.full((len(low),), config.upsample_noise)
-        # The first channels of the residual's noise serve as the noise of the augmentation: no second draw to keep.
-        spare = torch.nn.functional.interpolate(noise[:, :, :3].flatten(0, 1), size=low.shape[-2:], mode="nearest")
+        # The first channels of the residual's noise serve as the noise of the augmentation, unfolded to white noise of
+        # the low resolution as in training: no second draw to keep.
+        fold = task.patch // task.factor
+        spare = torch.nn.functional.pixel_shuffle(noise[:, :, : 3 * fold**2].flatten(0, 1), fold)
         base, planes = task.condition(low, level, spare.unflatten(0, low.shape[:2]))
 
         def denoise(x: Tensor, timestep: Tensor) -> Tensor:

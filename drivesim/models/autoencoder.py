@@ -24,7 +24,10 @@ class AutoencoderConfig:
     whitening: float = 0.5  # patch: 0 keeps the spread of the principal components, 1 makes every channel as wide
 
     def build(self) -> "Autoencoder":
-        return {"patch": PatchAutoencoder, "kl": KLAutoencoder}[self.kind](self)
+        kinds = {"patch": PatchAutoencoder, "kl": KLAutoencoder}
+        if self.kind not in kinds:
+            raise ValueError(f"kind is {self.kind!r}, expected one of {', '.join(kinds)}")
+        return kinds[self.kind](self)
 
 
 class Autoencoder(nn.Module):
@@ -42,12 +45,22 @@ class Autoencoder(nn.Module):
     def _decode(self, z: Tensor) -> Tensor:
         raise NotImplementedError
 
-    def decoder_parameters(self) -> list[nn.Parameter]:
+    def image_weight(self) -> nn.Parameter:
+        """Weight of the last layer of the image decoder."""
         raise NotImplementedError
 
     def decoder_sites(self) -> list[tuple[str, nn.Module, int, str]]:
         """Where the temporal layers of the video decoder go."""
         raise NotImplementedError
+
+    def last_weight(self) -> nn.Parameter:
+        """The last trained weight before the pixels, where the adversarial loss is balanced."""
+        if self.temporal is None:
+            return self.image_weight()
+        return [p for p in self.temporal.parameters() if p.dim() > 1][-1]
+
+    def normalise(self, images: Tensor) -> None:
+        """Give the latents of images [N, 3, H, W] a mean square of 1, where training does not see to it."""
 
     def decode(self, z: Tensor, frames: int = 1) -> Tensor:
         """Latents [N, C, h, w] -> pixels [N, 3, H, W]; `frames` consecutive ones belong together (N = B · frames)."""
@@ -130,9 +143,8 @@ class PatchAutoencoder(Autoencoder):
             x = level(F.pixel_shuffle(conv(x), 2).contiguous(memory_format=torch.channels_last))
         return linear + F.pixel_shuffle(self.decoder_out(F.silu(x)), self.config.factor // 4)
 
-    def decoder_parameters(self) -> list[nn.Parameter]:
-        modules = [self.synthesis, self.decoder_in, self.levels, self.up, self.decoder_out]
-        return [p for module in modules for p in module.parameters()]
+    def image_weight(self) -> nn.Parameter:
+        return self.decoder_out.weight
 
     def decoder_sites(self) -> list[tuple[str, nn.Module, int, str]]:
         return [(f"levels.{i}", level, level[0].conv1.in_channels, "conv") for i, level in enumerate(self.levels)]
@@ -162,8 +174,12 @@ class KLAutoencoder(Autoencoder):
     def _decode(self, z: Tensor) -> Tensor:
         return self.vae.decode(z / self.scale, return_dict=False)[0]
 
-    def decoder_parameters(self) -> list[nn.Parameter]:
-        return [*self.vae.decoder.parameters(), *self.vae.post_quant_conv.parameters()]
+    def image_weight(self) -> nn.Parameter:
+        return self.vae.decoder.conv_out.weight
+
+    @torch.no_grad()
+    def normalise(self, images: Tensor) -> None:
+        self.scale.div_(self.encode(images).square().mean().sqrt())
 
     def decoder_sites(self) -> list[tuple[str, nn.Module, int, str]]:
         return [(f"vae.decoder.{name}", module, module.conv2.out_channels, "conv")

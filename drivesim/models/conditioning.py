@@ -3,7 +3,6 @@
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from drivesim.clip import CLASSES, NO_BOX, VEHICLES, Layout
@@ -78,8 +77,3 @@ def drop(layout: Layout, boxes: float, labels: float, generator: torch.Generator
                   night=torch.where(keep(labels), layout.night, nan),
                   crowdedness=torch.where(keep(labels), layout.crowdedness, nan),
                   known=layout.known & keep(boxes))
-
-
-def space_to_depth(x: Tensor, factor: int) -> Tensor:
-    """[N, C, H, W] -> [N, C·factor², H/factor, W/factor]."""
-    return F.pixel_unshuffle(x, factor)

@@ -4,9 +4,11 @@ import math
 import sys
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from lightning_fabric.plugins import TorchCheckpointIO
 from pytorch_lightning.callbacks import Callback, Timer, WeightAveraging
 from tqdm import tqdm
 
@@ -67,6 +69,12 @@ class AveragedWeights(WeightAveraging):
             return torch.lerp(averaged, current, 1 - min(decay, (1 + n) / (10 + n)))
         super().__init__(avg_fn=average)
 
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Nothing yet: a stage resumed from a checkpoint of its very last step never gets here."""
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._copy_average_to_current(pl_module)
+
 
 class SampleGrid(Callback):
     """Writes a picture of what the stage makes at given shares of its budget, so that one can look while it trains."""
@@ -82,7 +90,7 @@ class SampleGrid(Callback):
             self._write(trainer, pl_module)
             self.averaged._swap_models(pl_module)
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._write(trainer, pl_module)
 
     def _write(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
@@ -96,3 +104,14 @@ class SampleGrid(Callback):
         module.train()
         with atomic_path(self.folder / f"step_{trainer.global_step:06d}.png") as path:
             Image.fromarray(grid).save(path)
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Writes a checkpoint beside its name and renames it, so that a killed run leaves the one before. Lightning writes
+    to the system's temporary folder first, which may be small or on another disk, where a move is a copy."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        for leftover in Path(path).parent.glob(f".{Path(path).stem}.*.partial*"):  # of a run killed while it wrote
+            leftover.unlink(missing_ok=True)
+        with atomic_path(path) as temporary:
+            torch.save(checkpoint, temporary)

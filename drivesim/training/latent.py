@@ -13,6 +13,12 @@ from drivesim.training.experiment import StageConfig
 from drivesim.training.grids import GridMaker
 
 
+def step_generator(module: pl.LightningModule, seed: int, batch_idx: int) -> torch.Generator:
+    """Randomness of a training step from the seed, the batch and the rank alone: a resumed run draws what it would
+    have drawn, and the batches of an accumulated gradient differ."""
+    return torch.Generator().manual_seed(seed + 1_000_003 * (batch_idx + 1) + module.global_rank)
+
+
 class LatentVideoDiffusion(pl.LightningModule):
     """batch -> task -> noise -> denoise -> loss.
 
@@ -26,13 +32,11 @@ class LatentVideoDiffusion(pl.LightningModule):
         self.validation, self.grid = validation, grid
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
-        # Noise depends on the seed, the step and the rank alone: a resumed run draws what it would have drawn.
-        loss = self._loss(batch, self.seed + 1_000_003 * (self.global_step + 1) + self.global_rank)
+        loss = self._loss(batch, step_generator(self, self.seed, batch_idx))
         self.log("loss", loss.detach(), prog_bar=False)
         return loss
 
-    def _loss(self, batch: Batch, seed: int) -> torch.Tensor:
-        generator = torch.Generator().manual_seed(seed)
+    def _loss(self, batch: Batch, generator: torch.Generator) -> torch.Tensor:
         problem = self.task.pose(batch, self.denoiser, generator)
         loss = velocity_loss(self.denoiser, problem, self.diffusion, generator)
         if not torch.isfinite(loss):
@@ -43,7 +47,8 @@ class LatentVideoDiffusion(pl.LightningModule):
     @torch.no_grad()
     def validation_loss(self) -> float:
         """Loss on the same held-out windows, times and noise every time: comparable along a run and between runs."""
-        losses = [float(self._loss(batch.to(self.device), seed)) for seed, batch in enumerate(self.validation)]
+        losses = [float(self._loss(batch.to(self.device), torch.Generator().manual_seed(i)))
+                  for i, batch in enumerate(self.validation)]
         return float(np.mean(losses))
 
     def sample_grid(self) -> np.ndarray:

@@ -11,6 +11,7 @@ from drivesim.data.windows import Batch
 from drivesim.models.autoencoder import Autoencoder, KLAutoencoder
 from drivesim.models.discriminator import VideoDiscriminator, adaptive_weight, discriminator_loss, generator_loss
 from drivesim.training.experiment import StageConfig
+from drivesim.training.latent import step_generator
 
 
 class AutoencoderTraining(pl.LightningModule):
@@ -21,9 +22,11 @@ class AutoencoderTraining(pl.LightningModule):
                  (paper, section 3.1.1), the difference between consecutive frames counts too: it is what flickers
     """
 
-    def __init__(self, autoencoder: Autoencoder, stage: StageConfig, video: bool, validation: list[Batch]) -> None:
+    def __init__(self, autoencoder: Autoencoder, stage: StageConfig, video: bool, validation: list[Batch],
+                 seed: int) -> None:
         super().__init__()
         self.autoencoder, self.stage, self.video, self.validation = autoencoder, stage, video, validation
+        self.seed = seed
         self.discriminator = VideoDiscriminator() if stage.adversarial else None
         self.automatic_optimization = False
 
@@ -31,12 +34,12 @@ class AutoencoderTraining(pl.LightningModule):
         optimizers = self.optimizers()
         generator, critic = optimizers if isinstance(optimizers, list) else (optimizers, None)
         x = batch.x
-        rebuilt, penalty = self.reconstruct(x)
+        rebuilt, penalty = self.reconstruct(x, step_generator(self, self.seed, batch_idx))
         error = reconstruction_error(rebuilt, x)
         loss = error + penalty
         if self.discriminator is not None:
             realism = generator_loss(self.discriminator(_time_first(rebuilt)))
-            weight = adaptive_weight(error, realism, self._last_weight()) if error.requires_grad else 1.0
+            weight = adaptive_weight(error, realism, self.autoencoder.last_weight()) if error.requires_grad else 1.0
             loss = loss + self.stage.adversarial * weight * realism
         generator.zero_grad()
         self.manual_backward(loss)
@@ -47,28 +50,30 @@ class AutoencoderTraining(pl.LightningModule):
             loss = discriminator_loss(self.discriminator(_time_first(x)), self.discriminator(_time_first(rebuilt.detach())))
             critic.zero_grad()
             self.manual_backward(loss)
-            critic.step()
+            critic.optimizer.step()  # not through Lightning, which would count it as a second training step
             self.log("loss_discriminator", loss.detach())
 
-    def reconstruct(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """[B, T, 3, H, W] -> its reconstruction and the penalty on its latents."""
+    def reconstruct(self, x: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """[B, T, 3, H, W] -> its reconstruction and the penalty on its latents; a KL autoencoder samples its latents
+        where there is a generator."""
         b, t = x.shape[:2]
         frames = x.flatten(0, 1).contiguous(memory_format=torch.channels_last)
         penalty = x.new_zeros(())
         if self.video:
             with torch.no_grad():
                 latents = self.autoencoder.encode(frames)
-        elif isinstance(self.autoencoder, KLAutoencoder):
+        elif isinstance(self.autoencoder, KLAutoencoder) and generator is not None:
             posterior = self.autoencoder.moments(frames)
-            latents, penalty = posterior.sample() * self.autoencoder.scale, self.stage.kl * posterior.kl().mean()
+            latents, penalty = posterior.sample(generator) * self.autoencoder.scale, self.stage.kl * posterior.kl().mean()
         else:
             latents = self.autoencoder.encode(frames)
             penalty = 1e-2 * (latents.square().mean() - 1).square()  # latents keep unit size, which diffusion counts on
         return self.autoencoder.decode(latents, t if self.video else 1).unflatten(0, (b, t)).float(), penalty
 
-    def _last_weight(self) -> torch.nn.Parameter:
-        trained = [p for p in self.autoencoder.parameters() if p.requires_grad and p.dim() > 1]
-        return trained[-1]
+    def on_fit_end(self) -> None:
+        if not self.video:
+            images = torch.cat([batch.x.flatten(0, 1) for batch in self.validation])
+            self.autoencoder.normalise(images.to(self.device))
 
     @torch.no_grad()
     def validation_loss(self) -> float:

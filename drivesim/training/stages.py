@@ -8,12 +8,12 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from drivesim.bundle import Bundle, from_dict, to_dict
+from drivesim.bundle import Bundle, to_dict
 from drivesim.data.cache import FrameCache, LatentCache
 from drivesim.data.store import ClipStore
 from drivesim.data.windows import Batch, Reader, VideoPatches, WindowDataset, WindowModule, WindowSpec, collate
 from drivesim.diffusion.schedule import Diffusion
-from drivesim.diffusion.tasks import Frames, Upsample
+from drivesim.diffusion.tasks import Frames, Interpolate, Predict, Upsample
 from drivesim.errors import UserError
 from drivesim.machine import probe
 from drivesim.models.autoencoder import Autoencoder, AutoencoderConfig, PatchAutoencoder
@@ -52,7 +52,8 @@ class Workspace:
         @torch.no_grad()
         def encode(frames: Tensor) -> Tensor:
             return autoencoder.encode(frames).float()  # fp32: made once, so precision costs nothing
-        return LatentCache(self.store, self.bundle.sha("autoencoder")[:16]).build(self.frames, encode)
+        key = f"{self.bundle.sha('autoencoder')[:16]}_{self.frames.height}x{self.frames.width}"
+        return LatentCache(self.store, key).build(self.frames, encode)
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
@@ -95,7 +96,8 @@ def autoencoder(work: Workspace, stage: StageConfig) -> StageRun:
     if isinstance(model, PatchAutoencoder):
         sample = [data.dataset[i][0] for i in range(min(256, max(64, 4 * stage.batch_size)))]
         model.fit_patches(torch.cat(sample))
-    return StageRun(AutoencoderTraining(model, stage, False, validation), data, {"model": to_dict(model.config)})
+    return StageRun(AutoencoderTraining(model, stage, False, validation, work.seed), data,
+                    {"model": to_dict(model.config)})
 
 
 def image(work: Workspace, stage: StageConfig) -> StageRun:
@@ -117,7 +119,8 @@ def interpolate(work: Workspace, stage: StageConfig) -> StageRun:
 def decoder(work: Workspace, stage: StageConfig) -> StageRun:
     model = load_autoencoder(work.bundle).inflate_decoder()
     data, validation = work.data(work.frames, [WindowSpec(stage.frames, work.fps)], stage)
-    return StageRun(AutoencoderTraining(model, stage, True, validation), data, {"frames": stage.frames})
+    return StageRun(AutoencoderTraining(model, stage, True, validation, work.seed), data,
+                    {"frames": stage.frames})
 
 
 def upsample(work: Workspace, stage: StageConfig) -> StageRun:
@@ -126,7 +129,7 @@ def upsample(work: Workspace, stage: StageConfig) -> StageRun:
 
 
 def upsample_temporal(work: Workspace, stage: StageConfig) -> StageRun:
-    task = from_dict(Upsample, work.bundle.config("upsample")["task"])
+    task = work.bundle.value("upsample", "task", Upsample)
     return _upsample_run(work, stage, load_denoiser(work.bundle, "upsample"), replace(task, temporal=True))
 
 
@@ -175,8 +178,7 @@ def _residual_std(task: Upsample, batches: list[Batch]) -> float:
 
 def load_autoencoder(bundle: Bundle, decoder: bool = False) -> Autoencoder:
     """The autoencoder of a bundle, frozen; with `decoder`, its decoder is the temporally tuned one."""
-    model = from_dict(AutoencoderConfig, bundle.config("autoencoder")["model"]).build()
-    bundle.load("autoencoder", model)
+    model = bundle.network("autoencoder", AutoencoderConfig)
     model.requires_grad_(False).eval()
     if decoder:
         bundle.config("decoder")
@@ -186,13 +188,15 @@ def load_autoencoder(bundle: Bundle, decoder: bool = False) -> Autoencoder:
     return model
 
 
+TASKS: dict[str, type] = {"keyframes": Predict, "interpolate": Interpolate, "upsample_temporal": Upsample}
+
+
 def load_denoiser(bundle: Bundle, stage: str) -> Denoiser:
     """An image network of a bundle (image, upsample), or one with its temporal layers (keyframes, ...)."""
     image_stage = {"keyframes": "image", "interpolate": "image", "upsample_temporal": "upsample"}.get(stage, stage)
-    denoiser = from_dict(DenoiserConfig, bundle.config(image_stage)["model"]).build()
-    bundle.load(image_stage, denoiser)
+    denoiser = bundle.network(image_stage, DenoiserConfig)
     if image_stage != stage:
-        context = bundle.config(stage)["task"]["context_channels"]
+        context = bundle.value(stage, "task", TASKS[stage]).context_channels
         denoiser.inflate(denoiser.config.channels + context if context else 0)
         assert denoiser.temporal is not None
         bundle.load(stage, denoiser.temporal)

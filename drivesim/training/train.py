@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import sys
 import time
 import warnings
@@ -21,7 +22,7 @@ from drivesim.config import option, parse
 from drivesim.data.store import ClipStore
 from drivesim.errors import UserError
 from drivesim.machine import describe, probe
-from drivesim.training.callbacks import AveragedWeights, Budget, SampleGrid
+from drivesim.training.callbacks import AveragedWeights, Budget, SampleGrid, WholeCheckpoints
 from drivesim.training.experiment import ExperimentConfig, StageConfig
 from drivesim.training.stages import STAGES, StageRun, Workspace
 
@@ -76,6 +77,15 @@ def check(config: TrainConfig) -> None:
     if data.height % (factor * levels) or data.width % (factor * levels):
         raise UserError(f"config.data.height and width ({data.height}x{data.width}) must be multiples of "
                         f"{factor * levels} (autoencoder factor x U-Net down-samplings)")
+    task, predict = config.config.upsample, config.config.predict
+    if task.patch % task.factor or (data.height * task.factor) % task.patch or (data.width * task.factor) % task.patch:
+        raise UserError(f"config.upsample.patch={task.patch} must be a multiple of config.upsample.factor={task.factor} "
+                        f"and divide {data.height * task.factor}x{data.width * task.factor}")
+    if predict.frames < 3:
+        raise UserError(f"config.predict.frames={predict.frames}; expected 3 or more, two of which may be known")
+    if not 0 <= config.seed < 2**32:
+        raise UserError(f"seed={config.seed}, expected 0 to {2**32 - 1}")
+    _check_networks(config.config)
     if config.budget_minutes is not None and not 0 < config.budget_minutes < 1e6:
         raise UserError(f"budget_minutes={config.budget_minutes:g}; expected more than 0")
     if config.budget_minutes is None:
@@ -83,6 +93,16 @@ def check(config: TrainConfig) -> None:
             if getattr(config.config.stages, f.name).max_steps <= 0 and config.stage in ("all", f.name):
                 raise UserError(f"nothing ends stage {f.name}: give budget_minutes=... or "
                                 f"config.stages.{f.name}.max_steps=...")
+
+
+def _check_networks(experiment: ExperimentConfig) -> None:
+    """Build every network without its memory, so that sizes that do not fit are told before anything is trained."""
+    with torch.device("meta"):
+        for name in ("autoencoder", "denoiser", "upsampler"):
+            try:
+                getattr(experiment, name).build()
+            except (ValueError, KeyError, IndexError, RuntimeError, ZeroDivisionError, AssertionError) as error:
+                raise UserError(f"config.{name} describes no network: {str(error).splitlines()[0]}") from error
 
 
 def train_stage(name: str, config: TrainConfig, work: Workspace) -> None:
@@ -100,7 +120,7 @@ def train_stage(name: str, config: TrainConfig, work: Workspace) -> None:
         strategy=config.strategy, precision=probe().lightning_precision, max_epochs=1, max_steps=stage.max_steps,  # type: ignore
         accumulate_grad_batches=1 if manual else stage.accumulate, gradient_clip_val=None if manual else 1.0,
         logger=CSVLogger(str(folder), name="logs", version=""), log_every_n_steps=10, enable_progress_bar=False,
-        enable_model_summary=False, use_distributed_sampler=False,
+        enable_model_summary=False, use_distributed_sampler=False, plugins=[WholeCheckpoints()],
         callbacks=[budget, averaged, SampleGrid(folder / "samples", budget, averaged),
                    ModelCheckpoint(folder, filename="last", save_last=False, save_top_k=1, enable_version_counter=False,
                                    train_time_interval=_seconds(config.checkpoint_seconds))])
@@ -108,7 +128,13 @@ def train_stage(name: str, config: TrainConfig, work: Workspace) -> None:
     if last.exists() and config.overwrite:
         last.unlink()
     started = time.time()
-    trainer.fit(run.module, run.data, ckpt_path=str(last) if last.exists() else None, weights_only=False)
+    try:
+        trainer.fit(run.module, run.data, ckpt_path=str(last) if last.exists() else None, weights_only=False)
+    except (RuntimeError, ValueError, KeyError) as error:
+        if not re.search(r"state.?dict", str(error)):
+            raise
+        raise UserError(f"{last} is of another configuration ({str(error).splitlines()[0]}); give the configuration "
+                        "it was started with, another out=, or overwrite=true") from error
     if trainer.interrupted:
         raise KeyboardInterrupt
     export(name, run, config, work, trainer, budget, time.time() - started)

@@ -1,0 +1,166 @@
+"""Training windows: pure functions of seed and index, at the right rate, inside their clip."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from drivesim.data.windows import VideoPatches, WindowDataset, WindowModule, WindowSpec, collate
+from drivesim.errors import UserError
+
+COARSE, FULL, KEYS = WindowSpec(5, 7.5, level=0), WindowSpec(5, 30, level=1), WindowSpec(3, 1.875)
+
+
+class Recorder:
+    """A reader that notes what it was asked for and returns the indices of the frames."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, int, int, int]] = []
+
+    def window(self, clip, start, count, stride, rng) -> torch.Tensor:
+        self.asked.append((clip, start, count, stride))
+        return (start + stride * torch.arange(count)).float()
+
+
+def dataset(store, specs=(FULL,), seed=0, split="train", reader=None, **kwargs) -> WindowDataset:
+    return WindowDataset(store, reader or Recorder(), split, list(specs), seed, **kwargs)
+
+
+def same(a, b) -> bool:
+    tensors = ((a[0], b[0]), *((getattr(a[1], n), getattr(b[1], n)) for n in ("boxes", "classes", "tracks", "night")))
+    return a[2] == b[2] and all(torch.equal(x, y) for x, y in tensors)
+
+
+def test_a_window_is_a_function_of_seed_and_index_alone(small_store):
+    one, other = dataset(small_store), dataset(small_store)
+    for i in range(10):  # `other` is asked in another order
+        assert same(one[i], other[i])
+    assert all(same(one[i], other[i]) for i in reversed(range(10)))
+    third = dataset(small_store, seed=1)
+    assert not all(torch.equal(one[i][0], third[i][0]) for i in range(10))
+
+
+def test_windows_differ_from_index_to_index(small_store):
+    windows = dataset(small_store)
+    assert len({(windows[i][0][0].item()) for i in range(100)}) > 10
+
+
+def test_a_window_lies_in_its_clip_at_the_rate_of_its_spec(small_store):
+    reader = Recorder()
+    windows = dataset(small_store, [COARSE, FULL, KEYS], reader=reader)
+    levels = [windows[i][2] for i in range(300)]
+    for (clip, start, count, stride), level in zip(reader.asked, levels, strict=True):
+        info = small_store.index.loc[clip]
+        assert info["split"] == "train"
+        assert 0 <= start
+        assert start + (count - 1) * stride < info["frames"]
+        fps = 1.875 if count == 3 else 30 if level else 7.5
+        assert stride == info["fps"] / fps
+    strides = {clip: {s for c, _, n, s in reader.asked if c == clip and n == 3} for clip in small_store.clips()}
+    assert strides["c0"] == {16}  # 30 frames a second thinned to keyframes
+    assert strides["c2"] == {1}  # a clip that holds keyframes only
+    assert {c for c, _, n, _ in reader.asked if n == 5} == {"c0", "c1"}
+
+
+def test_every_start_of_a_clip_is_drawn_and_longer_clips_more_often(small_store):
+    reader = Recorder()
+    windows = dataset(small_store, reader=reader)
+    for i in range(3000):
+        windows[i]
+    for clip, starts in (("c0", 32), ("c1", 40)):
+        drawn = np.bincount([s for c, s, *_ in reader.asked if c == clip], minlength=starts)
+        assert len(drawn) == starts
+        assert drawn.min() > 0
+        share = drawn.sum() / 3000
+        assert abs(share - starts / 72) < 4 * (0.25 / 3000) ** 0.5
+
+
+def test_the_layout_of_a_window_is_that_of_its_frames(small_store):
+    reader = Recorder()
+    windows = dataset(small_store, [COARSE], reader=reader, slots=2)
+    for i in range(5):
+        frames, layout, _ = windows[i]
+        whole = small_store.layout(reader.asked[-1][0], slots=2)
+        assert torch.equal(layout.boxes, whole.boxes[frames.long()])
+        assert layout.classes.shape == (5, 2)
+
+
+def test_a_clip_of_exactly_one_window_has_one_start(make_store, tmp_path):
+    store = make_store(tmp_path, [("train", 17, 30)])
+    windows = dataset(store, [COARSE])
+    assert all(windows[i][0].tolist() == [0, 4, 8, 12, 16] for i in range(5))
+    with pytest.raises(UserError, match=r"no train clip is long enough for a window of 5 frames at 7 fps"):
+        dataset(store, [WindowSpec(5, 7)])
+
+
+@pytest.mark.parametrize("spec", [WindowSpec(50, 30), WindowSpec(4, 1.875 / 4), WindowSpec(2, 60), WindowSpec(2, 20)])
+def test_nothing_long_or_fast_enough_is_told(small_store, spec):
+    with pytest.raises(UserError, match="no train clip is long enough"):
+        dataset(small_store, [spec])
+
+
+def test_a_split_without_clips_is_told(small_store):
+    with pytest.raises(UserError, match="no test clip"):
+        dataset(small_store, split="test")
+
+
+def test_any_rate_will_do_where_none_is_asked_for(small_store):
+    reader = Recorder()
+    windows = dataset(small_store, [WindowSpec(1, 0)], reader=reader)
+    for i in range(200):
+        windows[i]
+    assert {clip for clip, *_ in reader.asked} == {"c0", "c1", "c2"}
+    assert {stride for *_, stride in reader.asked} == {1}
+
+
+def test_windows_batch_into_one_tensor_a_field(small_store):
+    windows = dataset(small_store, [COARSE, FULL], slots=3)
+    batch = collate([windows[i] for i in range(4)])
+    assert batch.x.shape == (4, 5)
+    assert batch.layout.boxes.shape == (4, 5, 3, 4)
+    assert batch.level.tolist() == [windows[i][2] for i in range(4)]
+
+
+def trainer(done: int, world: int = 1, rank: int = 0) -> SimpleNamespace:
+    """What the module asks of a trainer that has finished `done` batches."""
+    loop = SimpleNamespace(epoch_loop=SimpleNamespace(total_batch_idx=done - 1))
+    return SimpleNamespace(world_size=world, global_rank=rank, fit_loop=loop, global_step=done)
+
+
+def batches(store, count: int, done: int = 0, world: int = 1, rank: int = 0, size: int = 2) -> list[torch.Tensor]:
+    module = WindowModule(dataset(store), size)
+    module.trainer = trainer(done, world, rank)
+    loader = iter(module.train_dataloader())
+    return [next(loader).x for _ in range(count)]
+
+
+def test_a_resumed_module_goes_on_with_the_next_sample(small_store):
+    whole = batches(small_store, 6)
+    for done in (1, 4):
+        assert all(torch.equal(a, b) for a, b in zip(batches(small_store, 6 - done, done), whole[done:], strict=True))
+
+
+def test_ranks_share_the_samples_of_a_step_and_none_comes_twice(small_store):
+    windows = dataset(small_store)
+    for step in range(3):
+        shards = [batches(small_store, 3, 0, 2, rank, size=2)[step] for rank in (0, 1)]
+        together = torch.stack(shards, 1).flatten(0, 1)
+        expected = torch.stack([windows[4 * step + i][0] for i in range(4)])
+        assert torch.equal(together, expected)
+
+
+def test_patches_are_cut_from_the_stored_video(small_store):
+    from drivesim.data.video import read_window
+
+    rng = np.random.default_rng(0)
+    patch = VideoPatches(small_store, 32, 48).window("c0", 3, 2, 4, rng)
+    assert patch.shape == (2, 3, 32, 48)
+    video = torch.from_numpy(read_window(small_store.path("c0"), 3, 2, 4)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    found = video.unfold(2, 32, 1).unfold(3, 48, 1)[:, :, :, :].permute(2, 3, 0, 1, 4, 5).flatten(0, 1)
+    assert (found == patch).flatten(1).all(1).any()
+
+
+def test_patches_larger_than_the_stored_video_are_refused(small_store):
+    with pytest.raises(UserError, match=r"c0 is 64x128.*patches of 128x256"):
+        VideoPatches(small_store, 128, 256)

@@ -1,0 +1,121 @@
+"""The sampler on distributions whose perfect denoiser is known."""
+
+import math
+
+import pytest
+import torch
+from diffusers import DDIMScheduler
+from torch.testing import assert_close
+
+from drivesim.diffusion.sampler import guided, sample, window_noise
+from drivesim.diffusion.schedule import Diffusion, ScheduleConfig
+
+DIFFUSION = Diffusion(ScheduleConfig())
+
+
+def perfect(mean: torch.Tensor, covariance: torch.Tensor):
+    """Velocity of a Gaussian: z = a·x + s·e, E[x|z] and E[e|z] by linear regression on z."""
+
+    def denoise(z: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+        a, s = DIFFUSION.alphas[timestep[0]].double(), DIFFUSION.sigmas[timestep[0]].double()
+        inverse = torch.linalg.inv(a**2 * covariance + s**2 * torch.eye(len(mean), dtype=torch.double))
+        centred = (z - a * mean) @ inverse
+        return a * s * centred - s * (mean + a * centred @ covariance)
+
+    return denoise
+
+
+@pytest.mark.parametrize(("sampler", "steps", "bias"), [("ddim", 200, 0.02), ("dpm++", 50, 0.02)])
+def test_a_perfect_denoiser_of_a_gaussian_gives_its_mean_and_covariance(sampler, steps, bias):
+    mean = torch.tensor([1.0, -2.0], dtype=torch.double)
+    covariance = torch.tensor([[1.0, 0.6], [0.6, 0.5]], dtype=torch.double)
+    count = 20000
+    noise = torch.randn(count, 2, generator=torch.Generator().manual_seed(0), dtype=torch.double)
+    made = sample(perfect(mean, covariance), noise, ScheduleConfig(), steps, sampler)
+    # error bars of 4 standard errors, plus what the number of steps leaves
+    bars = 4 * covariance.diagonal().sqrt() / math.sqrt(count)
+    assert ((made.mean(0) - mean).abs() < bars + bias).all()
+    spread = (covariance**2 + covariance.diagonal()[:, None] * covariance.diagonal()).sqrt()
+    assert ((made.T.cov() - covariance).abs() < 4 * spread / math.sqrt(count) + bias).all()
+
+
+def test_more_steps_come_closer_to_the_gaussian():
+    mean, covariance = torch.zeros(1, dtype=torch.double), torch.tensor([[0.25]], dtype=torch.double)
+    noise = torch.tensor([[1.0]], dtype=torch.double)  # the exact flow maps 1 to 0.5
+    errors = [
+        abs(float(sample(perfect(mean, covariance), noise, ScheduleConfig(), steps)) - 0.5) for steps in (5, 20, 80)
+    ]
+    assert errors[0] > errors[1] > errors[2]
+    assert errors[2] < 0.01
+
+
+def test_one_step_gives_the_mean_of_the_data():
+    mean, covariance = torch.tensor([3.0], dtype=torch.double), torch.eye(1, dtype=torch.double)
+    noise = torch.randn(5, 1, dtype=torch.double)
+    assert_close(sample(perfect(mean, covariance), noise, ScheduleConfig(), 1), mean.expand(5, 1), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 6, 7, 16])
+def test_ddim_is_the_textbook_formula_with_trailing_steps(steps):
+    seen = []
+
+    def denoise(x: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+        seen.append(int(timestep[0]))
+        return torch.tanh(x) + timestep[:, None] / 1000
+
+    x = noise = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
+    made = sample(denoise, noise, ScheduleConfig(), steps)
+    times = [round(1000 - i * 1000 / steps) - 1 for i in range(steps)]
+    assert seen == times
+    for time, following in zip(times, [*times[1:], None], strict=True):
+        velocity = torch.tanh(x) + time / 1000
+        a, s = DIFFUSION.alphas[time], DIFFUSION.sigmas[time]
+        clean, eps = a * x - s * velocity, a * velocity + s * x
+        # the last step goes to the data itself
+        x = clean if following is None else DIFFUSION.alphas[following] * clean + DIFFUSION.sigmas[following] * eps
+    assert_close(made, x, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("steps", [4, 10])
+def test_ddim_equals_that_of_diffusers_where_the_steps_are_whole(steps):
+    scheduler = DDIMScheduler(1000, 8.5e-4, 1.2e-2, "squaredcos_cap_v2", prediction_type="v_prediction",
+                              timestep_spacing="trailing", rescale_betas_zero_snr=True, clip_sample=False)  # fmt: skip
+    scheduler.set_timesteps(steps)
+    x = noise = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
+    for timestep in scheduler.timesteps:
+        x = scheduler.step(torch.tanh(x), timestep, x).prev_sample
+    assert_close(sample(lambda x, t: torch.tanh(x), noise, ScheduleConfig(), steps), x, atol=1e-3, rtol=1e-3)
+
+
+def test_guidance_goes_from_the_unconditional_through_the_conditional_answer():
+    x, t = torch.randn(2, 3), torch.zeros(2).long()
+    for scale in (0.0, 0.5, 1.0, 3.0):
+        answer = guided(lambda x, t: 2 * x, lambda x, t: x, scale)(x, t)
+        assert_close(answer, x + scale * (2 * x - x))
+
+
+def test_guidance_of_one_never_asks_the_unconditional_model():
+    def fails(x, t):
+        raise AssertionError
+
+    assert guided(lambda x, t: x, fails, 1.0)(torch.ones(1), torch.zeros(1)) == 1
+
+
+def test_noise_depends_on_seed_and_index_alone():
+    first = window_noise((2, 3), 5, 1, 7)
+    torch.manual_seed(123)
+    torch.randn(10)
+    assert torch.equal(window_noise((2, 3), 5, 1, 7), first)
+
+
+def test_different_indices_give_independent_normal_noise():
+    rows = [window_noise((4096,), seed, stream, i) for seed in (0, 1, 2**63 - 1) for stream in (0, 1) for i in range(6)]
+    noise = torch.stack(rows)
+    assert noise.corrcoef().sub(torch.eye(len(rows))).abs().max() < 5 / 4096**0.5
+    assert abs(noise.mean()) < 4 / noise.numel() ** 0.5
+    assert abs(noise.std() - 1) < 4 / (2 * noise.numel()) ** 0.5
+
+
+def test_swapping_seed_and_index_gives_other_noise():
+    assert not torch.equal(window_noise((8,), 1, 2, 3), window_noise((8,), 2, 1, 3))
+    assert not torch.equal(window_noise((8,), 1, 2, 3), window_noise((8,), 1, 3, 2))

@@ -1,0 +1,175 @@
+"""What the tasks make of a batch, against examples by hand."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.testing import assert_close
+
+from drivesim.clip import Layout
+from drivesim.data.windows import Batch
+from drivesim.diffusion.loss import velocity_loss
+from drivesim.diffusion.schedule import Diffusion, ScheduleConfig
+from drivesim.diffusion.tasks import Frames, Interpolate, Known, Predict, Problem, Upsample, context_planes, held
+from drivesim.models.denoiser import DenoiserConfig
+
+CONFIG = DenoiserConfig(
+    channels=4, block_out_channels=[16, 16], layers_per_block=[1, 1], attention=[False, False], token_dim=0, groups=8
+)
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def row(values: list[float]) -> torch.Tensor:
+    """One clip [1, T, 1, 1, 1]."""
+    return torch.tensor(values)[None, :, None, None, None]
+
+
+@pytest.mark.parametrize(
+    ("mask", "expected"),
+    [
+        ([1, 0, 0, 0], [10, 10, 10, 10]),  # one first frame holds
+        ([1, 1, 0, 0], [10, 20, 20, 20]),  # the newest of two holds
+        ([1, 0, 0, 1], [10, 20, 30, 40]),  # the linear blend between two ends
+        ([0, 0, 0, 0], [0, 0, 0, 0]),  # nothing known
+        ([0, 0, 1, 0], [30, 30, 30, 30]),  # the nearest before and after
+        ([1, 1, 1, 1], [10, 20, 30, 40]),
+        ([0, 1, 0, 1], [20, 20, 30, 40]),
+    ],
+)
+def test_unknown_frames_hold_what_a_viewer_would_expect(mask, expected):
+    assert_close(held(row([10.0, 20, 30, 40]), torch.tensor([mask]).float()), row([float(v) for v in expected]))
+
+
+def test_the_blend_is_linear_in_time_whatever_lies_between():
+    latents = row([1.0, 99, -99, 99, 5])
+    assert_close(held(latents, torch.tensor([[1.0, 0, 0, 0, 1]])), row([1.0, 2, 3, 4, 5]))
+
+
+def test_clips_of_a_batch_are_filled_each_by_itself():
+    latents = torch.cat([row([1.0, 2, 3]), row([4.0, 5, 6])])
+    filled = held(latents, torch.tensor([[1.0, 0, 0], [1, 0, 1]]))
+    assert_close(filled, torch.cat([row([1.0, 1, 1]), row([4.0, 5, 6])]))
+
+
+def test_context_is_the_held_latents_the_mask_and_the_flag():
+    latents = torch.randn(2, 3, 4, 2, 2)
+    mask = torch.tensor([[1.0, 0, 0], [1, 1, 0]])
+    planes = context_planes(latents, Known(mask, torch.tensor([0.0, 1.0])))
+    assert planes.shape == (2, 3, 6, 2, 2)
+    assert_close(planes[:, :, :4], held(latents, mask))
+    assert_close(planes[:, :, 4], mask[..., None, None].expand(2, 3, 2, 2))
+    assert_close(planes[:, :, 5, 0, 0], torch.tensor([[0.0] * 3, [1.0] * 3]))
+
+
+def test_context_reveals_nothing_of_unknown_frames():
+    known = Predict(frames=4).known(torch.tensor([0, 1, 2]))
+    latents = torch.randn(3, 4, 2, 3, 3)
+    other = torch.where(known.mask[..., None, None, None].bool(), latents, torch.randn(3, 4, 2, 3, 3))
+    assert_close(context_planes(latents, known), context_planes(other, known))
+
+
+def test_prediction_knows_the_first_frames_and_interpolation_both_ends():
+    assert Predict(frames=4).known(torch.tensor([0, 1, 2])).mask.tolist() == [[0] * 4, [1, 0, 0, 0], [1, 1, 0, 0]]
+    known = Interpolate(factor=4).known(torch.tensor([0, 1]))
+    assert known.mask.tolist() == [[1, 0, 0, 0, 1]] * 2
+    assert known.flag.tolist() == [0, 1]
+    assert Interpolate(factor=2).frames == 3
+
+
+def test_numbers_of_known_frames_come_as_often_as_p_s_says():
+    task, count = Predict(frames=3, probabilities=[0.1, 0.6, 0.3]), 20000
+    numbers = task.draw(count, torch.zeros(count), generator()).mask.sum(1).long()
+    share = numbers.bincount(minlength=3) / count
+    expected = torch.tensor([0.1, 0.6, 0.3])
+    assert ((share - expected).abs() < 4 * (expected * (1 - expected) / count).sqrt()).all()
+
+
+def batch(size: int, frames: int, level: int = 0) -> Batch:
+    return Batch(torch.randn(size, frames, 4, 8, 8), Layout.unknown(size, frames), torch.full((size,), level))
+
+
+def test_a_posed_problem_weighs_unknown_frames_only_and_keeps_its_target_clean():
+    denoiser, windows = CONFIG.build().inflate(6), batch(8, 3)
+    problem = Predict(frames=3).pose(windows, denoiser, generator())
+    assert problem.x is windows.x
+    mask = problem.context[:, :, 4, 0, 0]
+    assert_close(problem.weight, 1 - mask)
+    # the newest known frame is told with a little noise, since in a rollout it is the model's own
+    told, real = problem.context[:, 0, :4], windows.x[:, 0]
+    difference = (told - real)[mask[:, 0] > 0].std()
+    assert 0 < difference < 0.15
+    ends = Interpolate().pose(batch(2, 5, level=1), denoiser, generator())
+    assert ends.weight.tolist() == [[0, 1, 1, 1, 0]] * 2
+    assert (ends.context[:, :, 5] == 1).all()
+
+
+def test_frames_by_themselves_know_nothing():
+    problem = Frames().pose(batch(2, 1), CONFIG.build(), generator())
+    assert problem.context is None
+    assert problem.weight.tolist() == [[1], [1]]
+
+
+class Spy(torch.nn.Module):
+    """Predicts what it is told to."""
+
+    def __init__(self, answer: torch.Tensor) -> None:
+        super().__init__()
+        self.answer = answer
+
+    def encode_context(self, context: torch.Tensor) -> dict:
+        return {}
+
+    def forward(self, x, timestep, planes, tokens, context):
+        return self.answer
+
+
+def test_the_loss_ignores_known_frames_and_is_the_mean_error_of_the_others():
+    x, answer = torch.randn(3, 4, 2, 5, 5), torch.randn(3, 4, 2, 5, 5)
+    mask = Predict(frames=4).known(torch.tensor([0, 1, 2])).mask
+    problem = Problem(x, torch.zeros(3, 4, 0, 5, 5), None, context_planes(x, Known(mask, torch.zeros(3))), 1 - mask)
+    diffusion = Diffusion(ScheduleConfig())
+    loss = velocity_loss(Spy(answer), problem, diffusion, generator())
+    changed = torch.where(mask[..., None, None, None].bool(), torch.full_like(answer, 1e3), answer)
+    assert torch.equal(velocity_loss(Spy(changed), problem, diffusion, generator()), loss)
+
+    again = generator()
+    timestep = diffusion.sample_timesteps(3, again)
+    noise = torch.randn(x.shape, generator=again)
+    target = diffusion.velocity(x, noise, timestep)
+    unknown = ~mask.bool()
+    assert_close(loss, F.mse_loss(answer[unknown], target[unknown]))
+
+
+def test_a_window_known_throughout_costs_nothing():
+    x = torch.randn(1, 2, 3, 4, 4)
+    problem = Problem(x, torch.zeros(1, 2, 0, 4, 4), None, None, torch.zeros(1, 2))
+    assert velocity_loss(Spy(x), problem, Diffusion(ScheduleConfig()), generator()) == 0
+
+
+@pytest.mark.parametrize(("factor", "patch"), [(4, 8), (2, 4), (4, 4)])
+def test_folding_pixels_loses_nothing(factor, patch):
+    task, x = Upsample(factor=factor, patch=patch), torch.randn(2, 3, 3, 16, 32)
+    folded = task.fold(x)
+    assert folded.shape == (2, 3, task.channels, 16 // patch, 32 // patch)
+    assert torch.equal(task.unfold(folded), x)
+
+
+def test_enlargement_plus_the_residual_is_the_full_resolution():
+    task, high = Upsample(factor=4, patch=8, residual_std=0.13), torch.rand(2, 2, 3, 32, 64) * 2 - 1
+    problem = task.pose(Batch(high, Layout.unknown(2, 2), torch.zeros(2)), None, generator())
+    low = F.avg_pool2d(high.flatten(0, 1), 4).unflatten(0, (2, 2))
+    base = F.interpolate(low.flatten(0, 1), (32, 64), mode="bicubic").unflatten(0, (2, 2))
+    assert_close(base + task.unfold(problem.x) * 0.13, high)
+    assert problem.planes.shape == (2, 2, task.planes, 4, 8)
+
+
+def test_the_upsampler_is_told_the_noisy_enlargement_and_the_level_of_the_noise():
+    task, low = Upsample(factor=2, patch=4, max_noise=0.1), torch.rand(2, 1, 3, 8, 8)
+    noise, level = torch.randn_like(low), torch.tensor([0.0, 0.05])
+    base, planes = task.condition(low, level, noise)
+    assert_close(base, task.enlarge(low))  # what the residual is added to has no noise
+    assert_close(task.unfold(planes[:, :, :-1])[0], base[0])
+    assert_close(task.unfold(planes[:, :, :-1])[1], task.enlarge(low + 0.05 * noise)[1])
+    assert_close(planes[:, 0, -1, 0, 0], torch.tensor([0.0, 0.5]))
