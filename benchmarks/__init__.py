@@ -1,0 +1,1 @@
+"""Paired measurements: the denoiser against its peers, and what each part of the toolkit costs."""

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -102,7 +103,8 @@ class Bundle:
         except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
             raise UserError(f"{path} is not readable ({error}); copy or train the stage again") from error
         if not isinstance(config, dict):
-            raise UserError(f"{path} holds a {type(config).__name__}, expected an object; copy or train the stage again")
+            found = type(config).__name__
+            raise UserError(f"{path} holds a {found}, expected an object; copy or train the stage again")
         return config
 
     def value(self, stage: str, key: str, cls: type[T]) -> T:
@@ -111,7 +113,8 @@ class Bundle:
         try:
             return from_dict(cls, values)
         except UserError as error:
-            raise UserError(f"{self.root / stage / 'config.json'}: {key}: {error}; copy or train the stage again") from error
+            path = self.root / stage / "config.json"
+            raise UserError(f"{path}: {key}: {error}; copy or train the stage again") from error
 
     def network(self, stage: str, cls: type[Any]) -> Any:
         """The network that a stage's config, of type `cls`, describes, with the stage's weights.
@@ -120,7 +123,8 @@ class Bundle:
         """
         config = self.value(stage, "model", cls)
         try:
-            module = config.build()
+            with torch.random.fork_rng():  # loading draws nothing: what is trained next starts alike in any process
+                module = config.build()
         except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             raise UserError(f"{self.root / stage / 'config.json'} describes no network ({str(error).splitlines()[0]}); "
                             "copy or train the stage again") from error

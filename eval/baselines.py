@@ -5,8 +5,9 @@ an interrupted run goes on.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -45,7 +46,7 @@ class Case:
 
 
 def continuation_sets(pipeline: DrivingPipeline, store: ClipStore, out: Path, clips: int, seed: int,
-                      split: str | None = None) -> dict[str, Path]:
+                      split: str | None = None, seeds: int = 1) -> dict[str, Path]:
     """Continuations of held-out clips after one start frame, steered by the clips' own layouts, at the rate of the
     first interpolation.
 
@@ -56,6 +57,7 @@ def continuation_sets(pipeline: DrivingPipeline, store: ClipStore, out: Path, cl
     cross_fade           image LDM frames at the keyframes, cross-faded; the first is the start frame
     autoencoder          the true video through the autoencoder: the ceiling of every latent model
 
+    seeds  makes `ours` and `image_ldm_per_frame` again with other noise, as ours_seed1 and so on: how much is chance?
     raises  UserError if no clip of the store is long enough
     """
     fps = pipeline.key_fps * pipeline.interpolate.factor
@@ -68,6 +70,9 @@ def continuation_sets(pipeline: DrivingPipeline, store: ClipStore, out: Path, cl
         "cross_fade": lambda case: _cross_fade(pipeline, case, frames),
         "autoencoder": lambda case: _rebuilt(pipeline, case),
     }
+    for i in range(1, seeds):
+        for name, make in (("ours", _ours), ("image_ldm_per_frame", _per_frame)):
+            makers[f"{name}_seed{i}"] = partial(_with_other_noise, make, i, pipeline, frames)
     names = long_enough(store, frames / fps, split)[:clips]
     cases = (load_case(pipeline, store, name, fps, frames, 1000 * seed + i) for i, name in enumerate(names))
     return _write_sets(makers, cases, len(names), out, fps)
@@ -129,6 +134,11 @@ def load_case(pipeline: DrivingPipeline, store: ClipStore, name: str, fps: float
     at = torch.arange(round(frames * pipeline.fps / fps)) * float(store.index.loc[name].fps) / pipeline.fps
     layout = stored[at.round().long().clamp_max(stored.num_frames - 1)]
     return Case(name, from_uint8(torch.from_numpy(video).permute(0, 3, 1, 2)), layout, seed)
+
+
+def _with_other_noise(make: Callable[[DrivingPipeline, Case, int], Frames], number: int, pipeline: DrivingPipeline,
+                      frames: int, case: Case) -> Frames:
+    return make(pipeline, replace(case, seed=case.seed + 1_000_000 * number), frames)
 
 
 def _ours(pipeline: DrivingPipeline, case: Case, frames: int) -> Frames:

@@ -61,6 +61,7 @@ class EvaluateConfig:
     max_windows: int | None = option(None, "windows a video, spread evenly")
     frames_a_window: int = option(4, "frames of each window for frame features")
     crops: bool = option(True, "also measure crops at native resolution")
+    seeds: int = option(1, "with bundle: make our videos this often, with other noise: how much is chance?")
     show: int = option(3, "clips shown on the page")
     show_seconds: float = option(8.0, "their length")
     seed: int = option(0, "of crops and half-samples")
@@ -98,15 +99,15 @@ def _study(config: EvaluateConfig, out: Path) -> "Study":
     from eval.study import Study
 
     assert config.bundle is not None
-    if config.clips < 2:
-        raise UserError(f"clips is {config.clips}, at least 2 are needed")
+    if config.clips < 2 or config.seeds < 1:
+        raise UserError(f"clips={config.clips}, seeds={config.seeds}; at least 2 clips and 1 seed are needed")
     for name in ("bundle", "data", "real"):
         if getattr(config, name) is None or not Path(getattr(config, name)).is_dir():
             raise UserError(f"{name}={getattr(config, name)} is not a folder; bundle=... needs data=..., the store it was "
                             "trained on, and real=..., a store to continue")
     return Study(Path(config.bundle), ClipStore(Path(config.data or "")), ClipStore(Path(config.real)),
                  Path(config.floor) if config.floor else None, out, config.clips, config.seed, config.finder_seconds,
-                 config.split, Path(config.video) if config.video else None)
+                 config.split, config.seeds, Path(config.video) if config.video else None)
 
 
 def _compare(config: EvaluateConfig, out: Path, options: Options, command: str) -> list[Scores]:

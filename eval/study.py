@@ -45,6 +45,7 @@ class Study:
     seed: int
     finder_seconds: float
     split: str | None = None
+    seeds: int = 1
     video: Path | None = None
 
     def run(self, options: Options, networks: Networks, command: str) -> list[Scores]:
@@ -52,7 +53,7 @@ class Study:
         sets = self.out / "sets"
         pipeline = DrivingPipeline.from_pretrained(self.bundle, tuned_decoder=False, upsampler=False)
         made = baselines.continuation_sets(pipeline, self.real, sets / "continuations", self.clips, self.seed,
-                                            self.split)
+                                            self.split, self.seeds)
         sections = [*self._extras(sets, options), *training_sections(self.bundle)]
         if self.video is not None:
             sections.insert(0, _full_size(self.video))

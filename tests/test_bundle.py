@@ -97,7 +97,7 @@ def test_a_missing_stage_is_told_with_those_there_are(bundle):
 def test_no_bundle_is_told(tmp_path):
     with pytest.raises(UserError, match="not a folder"):
         Bundle(tmp_path / "nowhere").require()
-    with pytest.raises(UserError, match="no model_index.json"):
+    with pytest.raises(UserError, match=r"no model_index\.json"):
         Bundle(tmp_path).require()
 
 

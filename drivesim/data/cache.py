@@ -75,7 +75,7 @@ class LatentCache:
         """Encode every clip that is not cached yet; latents of other autoencoders are removed."""
         for stale in self.store.root.glob("cache/latents_*"):
             if stale != self.folder:
-                shutil.rmtree(stale)
+                shutil.rmtree(stale, ignore_errors=True)  # another process may be at it too
         todo = [clip for clip in self.store.clips() if not self._path(clip).exists()]
         for clip in tqdm(todo, desc="latents cached", unit="clip", disable=not todo):
             latents = torch.cat([encode(chunk).half() for chunk in self._chunks(frames.read(clip), batch)])
@@ -86,7 +86,7 @@ class LatentCache:
     @staticmethod
     def _chunks(video: np.ndarray, batch: int) -> Iterator[Tensor]:
         for start in range(0, len(video), batch):
-            yield from_uint8(torch.from_numpy(np.ascontiguousarray(video[start : start + batch])))
+            yield from_uint8(torch.from_numpy(np.array(video[start : start + batch])))
 
     def _path(self, clip: str) -> Path:
         return self.folder / f"{clip}.safetensors"

@@ -35,8 +35,8 @@ class VideoPatches:
         small = index[(index["height"] < self.height) | (index["width"] < self.width)]
         if len(small):
             clip = small.iloc[0]
-            raise UserError(f"{self.store.root}: clip {clip.name} is {clip.height}x{clip.width}, the upsampler trains on "
-                            f"patches of {self.height}x{self.width}; prepare the store larger, or lower "
+            raise UserError(f"{self.store.root}: clip {clip.name} is {clip.height}x{clip.width}, the upsampler trains "
+                            f"on patches of {self.height}x{self.width}; prepare the store larger, or lower "
                             "config.data.height and width")
 
     def window(self, clip: str, start: int, count: int, stride: int, rng: np.random.Generator) -> Tensor:
@@ -80,7 +80,7 @@ class WindowDataset(Dataset):
 
     A clip serves a spec when its rate is a whole multiple of the spec's and it is long enough; clips are drawn in
     proportion to the seconds they hold, so that every moment is equally likely.
-    raises  UserError when no clip serves any spec
+    raises  UserError when no clip serves one of the specs
     """
 
     def __init__(self, store: ClipStore, reader: Reader, split: str, specs: Sequence[WindowSpec], seed: int,
@@ -89,10 +89,11 @@ class WindowDataset(Dataset):
         self.specs = list(specs)
         self._layouts: dict[str, Layout] = {}
         self.choices = [self._choices(spec, split) for spec in self.specs]
-        if not any(len(names) for names, *_ in self.choices):
-            wanted = ", ".join(f"{spec.frames} frames at {spec.fps:g} fps" for spec in specs)
-            raise UserError(f"{store.root}: no {split} clip is long enough for a window of {wanted}; prepare longer "
-                            "clips, or at a frame rate that is a whole multiple")
+        for spec, (names, *_) in zip(self.specs, self.choices, strict=True):
+            if not names:
+                rate = f" at {spec.fps:g} fps" if spec.fps else ""
+                raise UserError(f"{store.root}: no {split} clip is long enough for a window of {spec.frames} frames"
+                                f"{rate}; prepare longer clips, or at a frame rate that is a whole multiple")
 
     def _choices(self, spec: WindowSpec, split: str) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray]:
         """Clips that serve a spec: names, strides, number of starts, probabilities."""
@@ -109,8 +110,7 @@ class WindowDataset(Dataset):
 
     def __getitem__(self, i: int) -> tuple[Tensor, Layout, int]:
         rng = np.random.default_rng((self.seed, i))
-        usable = [n for n, (names, *_) in enumerate(self.choices) if names]
-        which = usable[int(rng.integers(len(usable)))]
+        which = int(rng.integers(len(self.specs)))
         spec, (names, strides, starts, share) = self.specs[which], self.choices[which]
         clip = int(rng.choice(len(names), p=share))
         start, stride = int(rng.integers(starts[clip])), int(strides[clip])

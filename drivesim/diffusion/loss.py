@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from drivesim.diffusion.precondition import predict_velocity
 from drivesim.diffusion.schedule import Diffusion
 from drivesim.diffusion.tasks import Problem
 from drivesim.models.denoiser import Denoiser
@@ -14,6 +15,7 @@ def velocity_loss(denoiser: Denoiser, problem: Problem, diffusion: Diffusion, ge
     timestep = diffusion.sample_timesteps(len(x), generator).to(x.device)
     noise = torch.randn(x.shape, generator=generator).to(x)
     context = None if problem.context is None else denoiser.encode_context(problem.context)
-    predicted = denoiser(diffusion.add_noise(x, noise, timestep), timestep, problem.planes, problem.tokens, context)
-    error = (predicted.float() - diffusion.velocity(x, noise, timestep)).square().mean((2, 3, 4))
+    noisy = diffusion.add_noise(x, noise, timestep)
+    predicted = predict_velocity(denoiser, diffusion, noisy, timestep, problem.planes, problem.tokens, context)
+    error = (predicted - diffusion.velocity(x, noise, timestep)).square().mean((2, 3, 4))
     return (error * problem.weight).sum() / problem.weight.sum().clamp_min(1)

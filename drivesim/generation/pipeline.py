@@ -16,6 +16,7 @@ from drivesim.diffusion.tasks import Interpolate, Predict, Upsample
 from drivesim.errors import UserError
 from drivesim.generation import cascade
 from drivesim.generation.samplers import SamplerConfig
+from drivesim.machine import probe
 from drivesim.models.autoencoder import Autoencoder
 from drivesim.models.denoiser import Denoiser
 from drivesim.training.stages import load_autoencoder, load_denoiser
@@ -65,9 +66,17 @@ class DrivingPipeline:
             predict=bundle.value("keyframes", "task", Predict),
             interpolate=bundle.value("interpolate", "task", Interpolate),
             upsample=bundle.value("upsample", "task", Upsample),
-            low_height=int(data["height"]), low_width=int(data["width"]), key_fps=data["key_fps"], slots=int(data["slots"]))
+            low_height=int(data["height"]), low_width=int(data["width"]),
+            key_fps=data["key_fps"], slots=int(data["slots"]))
         pipeline._check(bundle)
-        return pipeline
+        return pipeline.to(probe().device)
+
+    def to(self, device: str) -> "DrivingPipeline":
+        """Move every network; what comes and goes, pictures and layouts, stays on the CPU."""
+        for network in (self.autoencoder, self.image, self.keyframes, self.interpolator, self.upsampler):
+            if network is not None:
+                network.to(device)
+        return self
 
     def _check(self, bundle: Bundle) -> None:
         channels = self.autoencoder.config.channels
@@ -75,6 +84,10 @@ class DrivingPipeline:
             if denoiser.config.channels != channels:
                 raise UserError(f"bundle {bundle.root}: stage {name} makes {denoiser.config.channels} latent channels, "
                                 f"the autoencoder has {channels}; the stages are of different runs")
+        factor = self.autoencoder.config.factor
+        if (self.low_height % factor, self.low_width % factor) != (0, 0):
+            raise UserError(f"bundle {bundle.root}: {self.low_height}x{self.low_width} is no multiple of the "
+                            f"autoencoder's factor of {factor}; the stages are of different runs")
         grid = self.upsample.patch
         if (self.height % grid, self.width % grid) != (0, 0):
             raise UserError(f"bundle {bundle.root}: {self.height}x{self.width} is no multiple of the upsampler's "
@@ -117,7 +130,7 @@ class DrivingPipeline:
             if self.upsampler is None:
                 raise UserError("this pipeline was loaded without its upsampler; use upsampler=bicubic")
             full = cascade.upsample(self.upsampler, self.schedule, self.upsample, islice(low, frames), seed, self.config)
-        return (to_uint8(frame) for frame in islice(full, frames))
+        return (to_uint8(frame).cpu() for frame in islice(full, frames))
 
     def low_resolution(self, start: Tensor | None, layout: Layout | None, seed: int) -> Iterator[Tensor]:
         """Endless frames [3, h, w] in [-1, 1] at the working resolution and the full rate."""
@@ -143,7 +156,7 @@ class DrivingPipeline:
             shape = (self.autoencoder.config.channels, self.low_height // factor, self.low_width // factor)
             return cascade.first_keyframe(self.image, self.schedule, at, shape, seed, self.config)
         low = F.interpolate(start, (self.low_height, self.low_width), mode="area")
-        return self.autoencoder.encode(low).float()
+        return self.autoencoder.encode(low.to(next(self.autoencoder.parameters()).device)).float()
 
     def layout_at(self, layout: Layout | None) -> cascade.LayoutAt:
         """Layout of final frames by index; beyond the end of `layout` its last frame holds (a cascade looks ahead by

@@ -1,5 +1,5 @@
 """How each trained denoiser is sampled: what it is told, and with which guidance. Used by the cascade and by training's
-sample grids alike."""
+sample grids alike. What they are given may lie anywhere; what they make lies where the denoiser does."""
 
 from dataclasses import dataclass, replace
 
@@ -8,10 +8,11 @@ from torch import Tensor
 
 from drivesim.clip import Layout
 from drivesim.diffusion.sampler import guided, sample
-from drivesim.diffusion.schedule import ScheduleConfig
+from drivesim.diffusion.precondition import predict_velocity
+from drivesim.diffusion.schedule import Diffusion, ScheduleConfig
 from drivesim.diffusion.tasks import Known, Upsample, context_planes
 from drivesim.machine import probe
-from drivesim.models.denoiser import Denoiser
+from drivesim.models.denoiser import Context, Denoiser
 
 
 @dataclass
@@ -32,9 +33,11 @@ class SamplerConfig:
 def sample_frames(denoiser: Denoiser, schedule: ScheduleConfig, layout: Layout, noise: Tensor,
                   config: SamplerConfig) -> Tensor:
     """Latents [B, T, C, h, w] of frames by themselves: the image LDM. layout [B, T], noise like the latents."""
+    device = _device(denoiser)
+    layout, noise = layout.to(device), noise.to(device)
     with probe().autocast():
-        conditional = _denoise(denoiser, layout, noise, None)
-        null = _denoise(denoiser, unknown_like(layout), noise, None)
+        conditional = _denoise(denoiser, schedule, layout, noise, None)
+        null = _denoise(denoiser, schedule, unknown_like(layout), noise, None)
         return sample(guided(conditional, null, config.layout_guidance), noise, schedule, config.image_steps,
                       config.sampler)
 
@@ -46,15 +49,17 @@ def sample_window(denoiser: Denoiser, schedule: ScheduleConfig, layout: Layout, 
 
     returns  [B, T, C, h, w], the known frames as they were
     """
+    device = _device(denoiser)
+    layout, latents, noise = layout.to(device), latents.to(device), noise.to(device)
     mask = known.mask.to(latents)[..., None, None, None]
     with probe().autocast():
         context = denoiser.encode_context(context_planes(latents * mask, known))
-        denoise = _denoise(denoiser, layout, noise, context)
+        denoise = _denoise(denoiser, schedule, layout, noise, context)
         if guidance:
             nothing = Known(torch.zeros_like(known.mask), known.flag)
             without = denoiser.encode_context(context_planes(torch.zeros_like(latents), nothing))
-            denoise = guided(denoise, _denoise(denoiser, layout, noise, without), config.context_guidance)
-            denoise = guided(denoise, _denoise(denoiser, unknown_like(layout), noise, context), config.layout_guidance)
+            denoise = guided(denoise, _denoise(denoiser, schedule, layout, noise, without), config.context_guidance)
+            denoise = guided(denoise, _denoise(denoiser, schedule, unknown_like(layout), noise, context), config.layout_guidance)
         made = sample(denoise, noise, schedule, steps, config.sampler)
     return mask * latents + (1 - mask) * made
 
@@ -63,25 +68,33 @@ def sample_window(denoiser: Denoiser, schedule: ScheduleConfig, layout: Layout, 
 def sample_upsampled(denoiser: Denoiser, schedule: ScheduleConfig, task: Upsample, low: Tensor, noise: Tensor,
                      config: SamplerConfig) -> Tensor:
     """low [B, T, 3, h, w] in [-1, 1] -> [B, T, 3, h·factor, w·factor]; noise [B, T, C, H/patch, W/patch]."""
+    low, noise = low.to(_device(denoiser)), noise.to(_device(denoiser))
     with probe().autocast():
-        level = torch.full((len(low),), config.upsample_noise)
+        level = torch.full((len(low),), config.upsample_noise, device=low.device)
         # The first channels of the residual's noise serve as the noise of the augmentation, unfolded to white noise of
         # the low resolution as in training: no second draw to keep.
         fold = task.patch // task.factor
         spare = torch.nn.functional.pixel_shuffle(noise[:, :, : 3 * fold**2].flatten(0, 1), fold)
+        diffusion = Diffusion(schedule)
         base, planes = task.condition(low, level, spare.unflatten(0, low.shape[:2]))
 
         def denoise(x: Tensor, timestep: Tensor) -> Tensor:
-            return denoiser(x, timestep, planes).float()
+            return predict_velocity(denoiser, diffusion, x, timestep, planes)
         residual = sample(denoise, noise, schedule, config.upsample_steps, config.sampler)
     return (base + task.unfold(residual * task.residual_std)).clamp(-1, 1)
 
 
-def _denoise(denoiser: Denoiser, layout: Layout, noise: Tensor, context: dict | None):
+def _device(module: torch.nn.Module) -> torch.device:
+    """Where a network lives, and its samples are made."""
+    return next(module.parameters()).device
+
+
+def _denoise(denoiser: Denoiser, schedule: ScheduleConfig, layout: Layout, noise: Tensor, context: Context | None):
     planes, tokens = denoiser.condition(layout, noise.shape[-2], noise.shape[-1])
+    diffusion = Diffusion(schedule)
 
     def denoise(x: Tensor, timestep: Tensor) -> Tensor:
-        return denoiser(x, timestep, planes, tokens, context).float()
+        return predict_velocity(denoiser, diffusion, x, timestep, planes, tokens, context)
     return denoise
 
 

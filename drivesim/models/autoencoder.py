@@ -67,7 +67,7 @@ class Autoencoder(nn.Module):
         z = z.contiguous(memory_format=torch.channels_last)
         if self.temporal is None or frames == 1:
             return self._decode(z)
-        with self.temporal.running(frames, None):
+        with self.temporal.running(frames):
             return self._decode(z)
 
     def inflate_decoder(self) -> "Autoencoder":

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from drivesim.clip import Layout
 from drivesim.models.conditioning import PLANES, LayoutTokens, rasterise
+from drivesim.models.cpu import speed_up
 from drivesim.models.temporal import TemporalLayers
 
 
@@ -37,7 +38,7 @@ def build_unet(config: DenoiserConfig) -> UNet2DConditionModel:
     if config.token_dim == 0 and any(config.attention):
         raise ValueError("attention levels need token_dim > 0")
     levels = len(config.block_out_channels)
-    return UNet2DConditionModel(
+    unet = UNet2DConditionModel(
         in_channels=config.channels + config.planes,
         out_channels=config.channels,
         block_out_channels=tuple(config.block_out_channels),
@@ -50,10 +51,28 @@ def build_unet(config: DenoiserConfig) -> UNet2DConditionModel:
         norm_num_groups=config.groups,
         transformer_layers_per_block=(1,) * levels,
     )
+    speed_up(unet)
+    return unet
+
+
+@dataclass(frozen=True)
+class Context:
+    """The known frames of windows, encoded once: nothing here depends on the noise.
+
+    features  by picture size (h, w) -> [B·T, K, h, w]
+    held      [B, T, C, h, w] latents, unknown frames filled by `tasks.held`
+    given     [B] 1 where any frame is known
+    """
+
+    features: dict[tuple[int, int], Tensor]
+    held: Tensor
+    given: Tensor
 
 
 class Denoiser(nn.Module):
     """The image network by itself, or with temporal layers after `inflate`."""
+
+    latent_std: Tensor
 
     def __init__(self, config: DenoiserConfig) -> None:
         super().__init__()
@@ -61,6 +80,8 @@ class Denoiser(nn.Module):
         self.unet = build_unet(config).to(memory_format=torch.channels_last)
         self.tokens = LayoutTokens(config.token_dim) if config.token_dim else None
         self.temporal: TemporalLayers | None = None
+        # Spread of each channel over the training data; see diffusion/precondition.py.
+        self.register_buffer("latent_std", torch.ones(config.channels))
 
     def inflate(self, context_channels: int) -> "Denoiser":
         """Freeze the image network and put temporal layers in after its spatial layers.
@@ -79,14 +100,15 @@ class Denoiser(nn.Module):
         return rasterise(layout, height, width), tokens
 
     def forward(self, x: Tensor, timestep: Tensor, planes: Tensor, tokens: Tensor | None = None,
-                context: dict | None = None) -> Tensor:
+                context: "Context | None" = None, hint: Tensor | None = None) -> Tensor:
         """Predict the velocity of noisy latents.
 
         x         [B, T, C, h, w]
         timestep  [B] in 0..999
         planes    [B, T, P, h, w] laid beside the latents
         tokens    [B, T, N, D] for cross-attention, or None
-        context   features from `encode_context`, or None
+        context   from `encode_context`, or None
+        hint      [B, T, C, h, w] what the answer would be if unknown frames were the held ones, or None
         returns   [B, T, C, h, w]
         """
         b, t = x.shape[:2]
@@ -96,14 +118,19 @@ class Denoiser(nn.Module):
         if self.temporal is None:
             out = self.unet(frames, steps, words, return_dict=False)[0]
         else:
-            with self.temporal.running(t, context):
+            features = None if context is None else context.features
+            with self.temporal.running(t, features, None if hint is None else hint.flatten(0, 1)):
                 out = self.unet(frames, steps, words, return_dict=False)[0]
         return out.unflatten(0, (b, t))
 
-    def encode_context(self, context: Tensor) -> dict:
-        """Known frames [B, T, K, h, w] -> features for `forward`."""
+    def encode_context(self, context: Tensor) -> "Context":
+        """Known frames as `tasks.context_planes` lays them out [B, T, C + FLAGS, h, w]: held latents, mask, flag."""
         assert self.temporal is not None
-        return self.temporal.encode(context.flatten(0, 1).contiguous(memory_format=torch.channels_last))
+        channels = self.config.channels
+        scale = torch.cat([self.latent_std, self.latent_std.new_ones(context.shape[2] - channels)]).to(context)
+        planes = (context / scale[:, None, None]).flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        given = context[:, :, channels].amax((1, 2, 3))
+        return Context(self.temporal.encode(planes), context[:, :, :channels], given)
 
 
 def temporal_sites(unet: UNet2DConditionModel) -> list[tuple[str, nn.Module, int, str]]:

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from drivesim.models.cpu import GroupNorm, attend
+
 
 @dataclass
 class Run:
@@ -20,10 +22,12 @@ class Run:
 
     frames    T, the number of frames folded into the batch
     features  context features by picture size (H, W) -> [B·T, K, H, W]; empty without context
+    hint      [B·T, C, H, W] what the answer would be if unknown frames were the held ones; None without context
     """
 
     frames: int
     features: dict[tuple[int, int], Tensor]
+    hint: Tensor | None = None
 
 
 def unfold_time(x: Tensor, frames: int) -> Tensor:
@@ -47,7 +51,11 @@ def sinusoidal(positions: Tensor, dim: int, period: float = 100.0) -> Tensor:
 
 
 class Merge(nn.Module):
-    """alpha * z + (1 - alpha) * z', alpha in [0, 1] learned; at alpha = 1 the image network remains, bit for bit."""
+    """alpha * z + (1 - alpha) * z', alpha in [0, 1] learned; at alpha = 1 the image network remains, bit for bit.
+
+    Every temporal layer is a residual block, z' = z + change, so this is z + (1 - alpha) * change: one pass over memory
+    where the terms one by one take four.
+    """
 
     def __init__(self, alpha: float = 0.5) -> None:
         super().__init__()
@@ -57,9 +65,8 @@ class Merge(nn.Module):
     def alpha(self) -> Tensor:
         return torch.sigmoid(self.logit)
 
-    def forward(self, spatial: Tensor, temporal: Tensor) -> Tensor:
-        alpha = self.alpha.to(spatial.dtype)
-        return alpha * spatial + (1 - alpha) * temporal
+    def forward(self, spatial: Tensor, change: Tensor) -> Tensor:
+        return torch.addcmul(spatial, change.to(spatial.dtype), (1 - self.alpha).to(spatial.dtype))
 
 
 class TemporalConv(nn.Module):
@@ -71,7 +78,7 @@ class TemporalConv(nn.Module):
 
     def __init__(self, channels: int, context_channels: int = 0, groups: int = 16) -> None:
         super().__init__()
-        self.norm = nn.GroupNorm(math.gcd(groups, channels), channels)
+        self.norm = GroupNorm(math.gcd(groups, channels), channels)
         self.conv_in = nn.Conv2d(channels, channels, (3, 1), padding=(1, 0))
         self.conv_out = nn.Conv2d(channels, channels, (3, 1), padding=(1, 0))
         self.context = nn.Conv2d(context_channels, channels, 1) if context_channels else None
@@ -90,7 +97,7 @@ class TemporalConv(nn.Module):
         hidden = self.conv_in(F.silu(self.norm(x)))
         if self.context is not None and (height, width) in run.features:
             hidden = hidden + unfold_time(self.context(run.features[height, width]), run.frames)
-        return self.merge(z, z + fold_time(self.conv_out(F.silu(hidden)), height, width))
+        return self.merge(z, fold_time(self.conv_out(F.silu(hidden)), height, width))
 
 
 class TemporalAttention(nn.Module):
@@ -114,20 +121,23 @@ class TemporalAttention(nn.Module):
         x = z.permute(0, 2, 3, 1).reshape(n // t, t, h * w, c)
         positions = sinusoidal(torch.arange(t, device=z.device), c).to(z.dtype)
         qkv = self.to_qkv(self.norm(x) + positions[:, None])
-        # [B, T, HW, 3, heads, d] -> 3 x [B, HW, heads, T, d]: time becomes the sequence, pixels the batch
-        q, k, v = qkv.view(n // t, t, h * w, 3, self.heads, c // self.heads).permute(3, 0, 2, 4, 1, 5)
-        mixed = F.scaled_dot_product_attention(q, k, v)
+        # [B, T, HW, 3, heads, d] -> 3 x [B·HW, heads, T, d]: time becomes the sequence, pixels the batch. One batch
+        # axis, since torch has no fast kernel for two.
+        q, k, v = qkv.view(n // t, t, h * w, 3, self.heads, c // self.heads).permute(3, 0, 2, 4, 1, 5).flatten(1, 2)
+        mixed = attend(q, k, v).unflatten(0, (n // t, h * w))
         out = self.to_out(mixed.permute(0, 3, 1, 2, 4).reshape(n // t, t, h * w, c))
-        return self.merge(z, z + out.reshape(n, h, w, c).permute(0, 3, 1, 2))
+        return self.merge(z, out.reshape(n, h, w, c).permute(0, 3, 1, 2))
 
 
 class TemporalHead(nn.Module):
     """The last temporal layer, after the output convolution: it sees the features, the image model's answer and the
-    known frames at full resolution, so what is known can reach the answer without passing the U-Net's bottleneck."""
+    known frames at full resolution, so what is known can reach the answer without passing the U-Net's bottleneck. The
+    hint spares it the arithmetic from latents to velocity: where things stand still, it is the answer."""
 
     def __init__(self, features: int, channels: int, context_channels: int, groups: int = 16) -> None:
         super().__init__()
-        self.conv_in = nn.Conv2d(features + channels + context_channels, features, 3, padding=1)
+        hint = channels if context_channels else 0
+        self.conv_in = nn.Conv2d(features + channels + context_channels + hint, features, 3, padding=1)
         self.time = TemporalConv(features, 0, groups)
         self.conv_out = nn.Conv2d(features, channels, 3, padding=1)
         self.merge = Merge()
@@ -142,8 +152,9 @@ class TemporalHead(nn.Module):
             size = z.shape[-2], z.shape[-1]
             parts.append(run.features[size] if size in run.features else
                          z.new_zeros(z.shape[0], self.context_channels, *size))
+            parts.append(torch.zeros_like(z) if run.hint is None else run.hint.to(z.dtype))
         hidden = F.silu(self.conv_in(torch.cat(parts, 1)))
-        return self.merge(z, z + self.conv_out(F.silu(self.time(hidden, run))))
+        return self.merge(z, self.conv_out(F.silu(self.time(hidden, run))))
 
 
 class ContextEncoder(nn.Module):
@@ -212,9 +223,10 @@ class TemporalLayers(nn.Module):
         assert self.context is not None
         return self.context(context)
 
-    def running(self, frames: int, features: dict[tuple[int, int], Tensor] | None) -> "_Running":
+    def running(self, frames: int, features: dict[tuple[int, int], Tensor] | None = None,
+                hint: Tensor | None = None) -> "_Running":
         """A context manager: inside it the hooks are active, outside the network is the image network."""
-        return _Running(self, Run(frames, features or {}))
+        return _Running(self, Run(frames, features or {}, hint))
 
     def alphas(self) -> dict[str, float]:
         """The learned merge factor of every layer."""

@@ -2,6 +2,7 @@
 
 import math
 import sys
+import time
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ class Budget(Timer):
     def on_train_batch_start(self, trainer: pl.Trainer, *args) -> None:
         warm = min((trainer.global_step + 1) / max(self.warmup_steps, 1), 1.0)
         factor = warm * (0.02 + 0.98 * (1 + math.cos(math.pi * self.progress(trainer.global_step))) / 2)
+        factor = trainer.strategy.broadcast(factor)  # clocks of ranks differ, their weights must not
         for optimizer in trainer.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group["peak_lr"] * factor
@@ -64,10 +66,10 @@ class AveragedWeights(WeightAveraging):
     do not average in their first guesses."""
 
     def __init__(self, decay: float) -> None:
-        def average(averaged: torch.Tensor, current: torch.Tensor, count: torch.Tensor | int) -> torch.Tensor:
+        def average(averaged: list[torch.Tensor], current: list[torch.Tensor], count: torch.Tensor | int) -> None:
             n = float(count)
-            return torch.lerp(averaged, current, 1 - min(decay, (1 + n) / (10 + n)))
-        super().__init__(avg_fn=average)
+            torch._foreach_lerp_(averaged, current, 1 - min(decay, (1 + n) / (10 + n)))
+        super().__init__(multi_avg_fn=average)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Nothing yet: a stage resumed from a checkpoint of its very last step never gets here."""
@@ -104,6 +106,22 @@ class SampleGrid(Callback):
         module.train()
         with atomic_path(self.folder / f"step_{trainer.global_step:06d}.png") as path:
             Image.fromarray(grid).save(path)
+
+
+class Checkpoints(Callback):
+    """Saves the run to `path` every `seconds`. Lightning's ModelCheckpoint saves by time under automatic optimisation
+    only, so the stages that train a discriminator too would never be saved."""
+
+    def __init__(self, path: Path, seconds: float) -> None:
+        self.path, self.seconds = path, seconds
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._saved = time.monotonic()
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
+        if trainer.strategy.broadcast(time.monotonic() - self._saved >= self.seconds):  # all ranks save, or none
+            trainer.save_checkpoint(self.path)
+            self._saved = time.monotonic()
 
 
 class WholeCheckpoints(TorchCheckpointIO):

@@ -54,9 +54,13 @@ class LatentVideoDiffusion(pl.LightningModule):
     def sample_grid(self) -> np.ndarray:
         return self.grid(self.denoiser)
 
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        # By hand: Lightning does not clip for a fused optimizer, which halves the time of its step on a CPU.
+        torch.nn.utils.clip_grad_norm_([p for p in self.denoiser.parameters() if p.requires_grad], 1.0)
+
     def configure_optimizers(self) -> torch.optim.Optimizer:
         trained = [p for p in self.denoiser.parameters() if p.requires_grad]
-        return torch.optim.AdamW(trained, lr=self.stage.lr, weight_decay=self.stage.weight_decay, betas=(0.9, 0.99))
+        return torch.optim.AdamW(trained, lr=self.stage.lr, weight_decay=self.stage.weight_decay, betas=(0.9, 0.99), fused=True)
 
     def result(self) -> dict[str, torch.Tensor]:
         """What the stage adds to a bundle: the image network, or the temporal layers alone."""

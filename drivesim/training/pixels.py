@@ -43,7 +43,7 @@ class AutoencoderTraining(pl.LightningModule):
             loss = loss + self.stage.adversarial * weight * realism
         generator.zero_grad()
         self.manual_backward(loss)
-        self.clip_gradients(generator, 1.0, "norm")  # type: ignore[arg-type]
+        torch.nn.utils.clip_grad_norm_([p for p in self.autoencoder.parameters() if p.requires_grad], 1.0)
         generator.step()
         self.log("loss", error.detach())
         if critic is not None and self.discriminator is not None:
@@ -88,7 +88,7 @@ class AutoencoderTraining(pl.LightningModule):
         return torch.cat([torch.cat(list(to_uint8(row)), -1) for row in rows], -2).permute(1, 2, 0).cpu().numpy()
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
-        rates = dict(lr=self.stage.lr, weight_decay=self.stage.weight_decay, betas=(0.9, 0.99))
+        rates = dict(lr=self.stage.lr, weight_decay=self.stage.weight_decay, betas=(0.9, 0.99), fused=True)
         trained = [p for p in self.autoencoder.parameters() if p.requires_grad]
         optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(trained, **rates)]  # type: ignore[arg-type]
         if self.discriminator is not None:

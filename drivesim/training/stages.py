@@ -58,11 +58,42 @@ class Workspace:
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """[N, C, h, w] -> [N, 3, H, W], frame by frame."""
-        return self.autoencoder.decode(latents.float())
+        return self.autoencoder.decode(latents.float().to(next(self.autoencoder.parameters()).device))
+
+    def latent_std(self) -> Tensor:
+        """Spread of every latent channel, [C], over training frames."""
+        clips = self.store.clips("train")
+        picked = torch.cat([self.latents.read(clip)[::8].float() for clip in clips[:: max(len(clips) // 100, 1)]])
+        return picked.std((0, 2, 3)).clamp_min(1e-3)
 
     @property
     def fps(self) -> float:
         return self.experiment.data.key_fps * self.experiment.interpolate.factor**2
+
+    @property
+    def specs(self) -> dict[str, list[WindowSpec]]:
+        """The windows that each stage trains on; both levels of the interpolation are one stage."""
+        predict, between, stages = self.experiment.predict, self.experiment.interpolate, self.experiment.stages
+        coarse = WindowSpec(between.frames, self.fps / between.factor, level=0)
+        fine = WindowSpec(between.frames, self.fps, level=1)
+        return {"autoencoder": [WindowSpec(1, 0)], "image": [WindowSpec(1, 0)],
+                "keyframes": [WindowSpec(predict.frames, self.experiment.data.key_fps)],
+                "interpolate": [coarse, fine],
+                "decoder": [WindowSpec(stages.decoder.frames, self.fps)],
+                "upsample": [WindowSpec(stages.upsample.frames, 0)],
+                "upsample_temporal": [WindowSpec(stages.upsample_temporal.frames, self.fps)]}
+
+    def patches(self) -> VideoPatches:
+        """What the upsampler sees: random patches at full resolution."""
+        data, factor = self.experiment.data, self.experiment.upsample.factor
+        return VideoPatches(self.store, min(PATCH[0], factor * data.height), min(PATCH[1], factor * data.width))
+
+    def check(self, stages: list[str]) -> None:
+        """raises UserError if the store does not serve one of `stages`"""
+        whole = FrameCache(self.store, self.experiment.data.height, self.experiment.data.width)
+        for name in stages:
+            reader: Reader = self.patches() if name.startswith("upsample") else whole
+            WindowDataset(self.store, reader, "train", self.specs[name], self.seed)
 
     def image(self) -> Denoiser:
         return load_denoiser(self.bundle, "image")
@@ -92,7 +123,7 @@ class StageRun:
 
 def autoencoder(work: Workspace, stage: StageConfig) -> StageRun:
     model = work.experiment.autoencoder.build()
-    data, validation = work.data(work.frames, [WindowSpec(1, 0)], stage)
+    data, validation = work.data(work.frames, work.specs["autoencoder"], stage)
     if isinstance(model, PatchAutoencoder):
         sample = [data.dataset[i][0] for i in range(min(256, max(64, 4 * stage.batch_size)))]
         model.fit_patches(torch.cat(sample))
@@ -101,24 +132,22 @@ def autoencoder(work: Workspace, stage: StageConfig) -> StageRun:
 
 
 def image(work: Workspace, stage: StageConfig) -> StageRun:
-    config = work.experiment.denoiser
-    return _latent_run(work, stage, config.build(), work.experiment.image, [WindowSpec(1, 0)])
+    denoiser = work.experiment.denoiser.build()
+    denoiser.latent_std.copy_(work.latent_std())
+    return _latent_run(work, stage, denoiser, work.experiment.image, work.specs["image"])
 
 
 def keyframes(work: Workspace, stage: StageConfig) -> StageRun:
-    task = work.experiment.predict
-    return _latent_run(work, stage, work.image(), task, [WindowSpec(task.frames, work.experiment.data.key_fps)])
+    return _latent_run(work, stage, work.image(), work.experiment.predict, work.specs["keyframes"])
 
 
 def interpolate(work: Workspace, stage: StageConfig) -> StageRun:
-    task = work.experiment.interpolate
-    specs = [WindowSpec(task.frames, work.fps / task.factor, level=0), WindowSpec(task.frames, work.fps, level=1)]
-    return _latent_run(work, stage, work.image(), task, specs)
+    return _latent_run(work, stage, work.image(), work.experiment.interpolate, work.specs["interpolate"])
 
 
 def decoder(work: Workspace, stage: StageConfig) -> StageRun:
     model = load_autoencoder(work.bundle).inflate_decoder()
-    data, validation = work.data(work.frames, [WindowSpec(stage.frames, work.fps)], stage)
+    data, validation = work.data(work.frames, work.specs["decoder"], stage)
     return StageRun(AutoencoderTraining(model, stage, True, validation, work.seed), data,
                     {"frames": stage.frames})
 
@@ -154,10 +183,8 @@ def _latent_run(work: Workspace, stage: StageConfig, denoiser: Denoiser, task: F
 
 
 def _upsample_run(work: Workspace, stage: StageConfig, denoiser: Denoiser, task: Upsample) -> StageRun:
-    height, width = (min(side, task.factor * size) for side, size in
-                     zip(PATCH, (work.experiment.data.height, work.experiment.data.width), strict=True))
-    spec = WindowSpec(stage.frames, work.fps if task.temporal else 0)
-    data, validation = work.data(VideoPatches(work.store, height, width), [spec], stage, work.experiment.data.workers)
+    specs = work.specs["upsample_temporal" if task.temporal else "upsample"]
+    data, validation = work.data(work.patches(), specs, stage, work.experiment.data.workers)
     if task.temporal:
         denoiser.inflate(0)
     else:
@@ -196,7 +223,7 @@ def load_denoiser(bundle: Bundle, stage: str) -> Denoiser:
     image_stage = {"keyframes": "image", "interpolate": "image", "upsample_temporal": "upsample"}.get(stage, stage)
     denoiser = bundle.network(image_stage, DenoiserConfig)
     if image_stage != stage:
-        context = bundle.value(stage, "task", TASKS[stage]).context_channels
+        context: int = bundle.value(stage, "task", TASKS[stage]).context_channels
         denoiser.inflate(denoiser.config.channels + context if context else 0)
         assert denoiser.temporal is not None
         bundle.load(stage, denoiser.temporal)

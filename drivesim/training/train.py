@@ -13,7 +13,6 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger
 
 from drivesim import __version__
@@ -22,7 +21,7 @@ from drivesim.config import option, parse
 from drivesim.data.store import ClipStore
 from drivesim.errors import UserError
 from drivesim.machine import describe, probe
-from drivesim.training.callbacks import AveragedWeights, Budget, SampleGrid, WholeCheckpoints
+from drivesim.training.callbacks import AveragedWeights, Budget, Checkpoints, SampleGrid, WholeCheckpoints
 from drivesim.training.experiment import ExperimentConfig, StageConfig
 from drivesim.training.stages import STAGES, StageRun, Workspace
 
@@ -62,6 +61,7 @@ def main(argv: Sequence[str]) -> None:
     print(f"drivesim train: {len(store.clips('train'))} training clips of {config.data}, {describe()}", file=sys.stderr)
     if not store.index["has_boxes"].any():
         print("drivesim train: no boxes in this store, so nothing will be steered by boxes", file=sys.stderr)
+    work.check(chosen)
     for name in chosen:
         if work.bundle.has(name) and not config.overwrite:
             print(f"{name}: already in {work.bundle.root}, skipped", file=sys.stderr)
@@ -79,12 +79,16 @@ def check(config: TrainConfig) -> None:
                         f"{factor * levels} (autoencoder factor x U-Net down-samplings)")
     task, predict = config.config.upsample, config.config.predict
     if task.patch % task.factor or (data.height * task.factor) % task.patch or (data.width * task.factor) % task.patch:
-        raise UserError(f"config.upsample.patch={task.patch} must be a multiple of config.upsample.factor={task.factor} "
-                        f"and divide {data.height * task.factor}x{data.width * task.factor}")
+        raise UserError(f"config.upsample.patch={task.patch} must be a multiple of config.upsample.factor="
+                        f"{task.factor} and divide {data.height * task.factor}x{data.width * task.factor}")
     if predict.frames < 3:
         raise UserError(f"config.predict.frames={predict.frames}; expected 3 or more, two of which may be known")
     if not 0 <= config.seed < 2**32:
         raise UserError(f"seed={config.seed}, expected 0 to {2**32 - 1}")
+    if config.checkpoint_seconds < 1 or config.devices < 1:
+        raise UserError(f"checkpoint_seconds={config.checkpoint_seconds}, devices={config.devices}; expected 1 or more")
+    if (asked := config.config.denoiser.channels) != (made := config.config.autoencoder.channels):
+        raise UserError(f"config.denoiser.channels is {asked} but the autoencoder makes {made}; set them alike")
     _check_networks(config.config)
     if config.budget_minutes is not None and not 0 < config.budget_minutes < 1e6:
         raise UserError(f"budget_minutes={config.budget_minutes:g}; expected more than 0")
@@ -111,20 +115,20 @@ def train_stage(name: str, config: TrainConfig, work: Workspace) -> None:
     pl.seed_everything(config.seed, workers=True, verbose=False)
     run = STAGES[name](work, stage)
     folder = Path(config.out) / name
+    last = folder / "last.ckpt"
     seconds = None if config.budget_minutes is None else 60 * config.budget_minutes * stage.share
     budget = Budget(seconds, stage.max_steps, stage.warmup_steps, name)
     averaged = AveragedWeights(stage.ema_decay)
     manual = not run.module.automatic_optimization
     trainer = pl.Trainer(
         default_root_dir=folder, accelerator="gpu" if probe().device == "cuda" else "cpu", devices=config.devices,
-        strategy=config.strategy, precision=probe().lightning_precision, max_epochs=1, max_steps=stage.max_steps,  # type: ignore
-        accumulate_grad_batches=1 if manual else stage.accumulate, gradient_clip_val=None if manual else 1.0,
+        strategy=_strategy(config, run.module), precision=probe().lightning_precision, max_epochs=1, max_steps=stage.max_steps,  # type: ignore
+        accumulate_grad_batches=1 if manual else stage.accumulate,
         logger=CSVLogger(str(folder), name="logs", version=""), log_every_n_steps=10, enable_progress_bar=False,
-        enable_model_summary=False, use_distributed_sampler=False, plugins=[WholeCheckpoints()],
+        enable_model_summary=False, enable_checkpointing=False, use_distributed_sampler=False,
+        plugins=[WholeCheckpoints()],
         callbacks=[budget, averaged, SampleGrid(folder / "samples", budget, averaged),
-                   ModelCheckpoint(folder, filename="last", save_last=False, save_top_k=1, enable_version_counter=False,
-                                   train_time_interval=_seconds(config.checkpoint_seconds))])
-    last = folder / "last.ckpt"
+                   Checkpoints(last, config.checkpoint_seconds)])
     if last.exists() and config.overwrite:
         last.unlink()
     started = time.time()
@@ -137,8 +141,17 @@ def train_stage(name: str, config: TrainConfig, work: Workspace) -> None:
                         "it was started with, another out=, or overwrite=true") from error
     if trainer.interrupted:
         raise KeyboardInterrupt
-    export(name, run, config, work, trainer, budget, time.time() - started)
-    last.unlink(missing_ok=True)  # the bundle holds the result; the optimizer's state is three times as large
+    if trainer.is_global_zero:
+        export(name, run, config, work, trainer, budget, time.time() - started)
+        last.unlink(missing_ok=True)  # the bundle holds the result; the optimizer's state is three times as large
+    trainer.strategy.barrier()  # the next stage reads what rank 0 has just written
+
+
+def _strategy(config: TrainConfig, module: pl.LightningModule) -> str:
+    """DDP must look for unused parameters where a discriminator and what it judges are trained in turn."""
+    if getattr(module, "discriminator", None) and config.devices > 1 and config.strategy in ("auto", "ddp"):
+        return "ddp_find_unused_parameters_true"
+    return config.strategy
 
 
 def export(name: str, run: StageRun, config: TrainConfig, work: Workspace, trainer: pl.Trainer, budget: Budget,
@@ -157,11 +170,6 @@ def export(name: str, run: StageRun, config: TrainConfig, work: Workspace, train
     work.bundle.save(name, run.config, module.result(), record, common)  # type: ignore[operator]
     print(f"{name}: {trainer.global_step} steps in {budget.time_elapsed():.0f} s, {trained / 1e6:.1f} M parameters "
           f"trained, held-out loss {validation:.4f}", file=sys.stderr)
-
-
-def _seconds(count: int):
-    from datetime import timedelta
-    return timedelta(seconds=count)
 
 
 def quiet() -> None:

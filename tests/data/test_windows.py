@@ -53,7 +53,7 @@ def test_a_window_lies_in_its_clip_at_the_rate_of_its_spec(small_store):
     for (clip, start, count, stride), level in zip(reader.asked, levels, strict=True):
         info = small_store.index.loc[clip]
         assert info["split"] == "train"
-        assert 0 <= start
+        assert start >= 0
         assert start + (count - 1) * stride < info["frames"]
         fps = 1.875 if count == 3 else 30 if level else 7.5
         assert stride == info["fps"] / fps

@@ -117,11 +117,12 @@ class Spy(torch.nn.Module):
     def __init__(self, answer: torch.Tensor) -> None:
         super().__init__()
         self.answer = answer
+        self.latent_std = torch.ones(answer.shape[2])  # preconditioning then leaves the answer as it is
 
-    def encode_context(self, context: torch.Tensor) -> dict:
-        return {}
+    def encode_context(self, context: torch.Tensor) -> None:
+        """Knows nothing, so that the answer is all there is."""
 
-    def forward(self, x, timestep, planes, tokens, context):
+    def forward(self, x, *conditions):
         return self.answer
 
 

@@ -1,0 +1,163 @@
+"""What makes the benchmark a fair one. No time is asserted."""
+
+import statistics
+
+import pytest
+import torch
+
+from benchmarks import denoiser as command
+from benchmarks import throughput
+from benchmarks.measure import Setting, Workload, count, in_turns, matmul_peak, median_ratio
+from benchmarks.networks import MATCH, Inputs, candidates, contenders, heads
+from drivesim.diffusion.schedule import ScheduleConfig
+from drivesim.diffusion.tasks import Interpolate, Predict, Upsample
+from drivesim.errors import UserError
+from drivesim.generation.pipeline import DrivingPipeline
+from drivesim.generation.samplers import SamplerConfig
+from drivesim.models.autoencoder import AutoencoderConfig
+from drivesim.models.denoiser import DenoiserConfig
+
+TINY = DenoiserConfig(
+    channels=4, block_out_channels=[32, 128], layers_per_block=[1, 1], attention=[False, True], token_dim=32
+)
+
+
+@pytest.fixture(scope="module")
+def networks():
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    return contenders(TINY, Inputs.random(1, 2, 4, 8, 16, seed=0))
+
+
+def test_peers_have_our_number_of_parameters(networks):
+    ours, *peers = networks
+    for peer in peers:
+        assert abs(peer.parameters / ours.parameters - 1) <= MATCH
+
+
+def test_the_temporal_weights_of_every_network_hold_no_weight_of_its_image_network(networks):
+    """By the names that diffusers and we give them; nothing temporal is left out either."""
+    image = ("conv_in", "conv_out", "conv_norm_out", "resnets", "spatial", "samplers", "time_embedding")
+    for network in networks:
+        trained = [name for name, p in network.module.named_parameters() if network.temporal(name)]
+        assert trained
+        if network.name == "drivesim":
+            assert {name.split(".")[0] for name in trained} == {"temporal"}
+        else:
+            kinds = ("temporal", "time_mixer", "time_pos_embed", "motion_modules")
+            assert all(any(kind in name for kind in kinds) for name in trained)
+            assert not any(name.startswith(image[:3]) or "spatial_res" in name for name in trained)
+            assert not any(".transformer_blocks" in n and "motion_modules" not in n for n in trained)
+        rest = [name for name, _ in network.module.named_parameters() if not network.temporal(name)]
+        assert not any("motion" in name or "time_mixer" in name or "temporal" in name for name in rest)
+
+
+@pytest.mark.parametrize("index", range(3))
+def test_a_temporal_step_moves_temporal_weights_and_no_other(networks, index):
+    network = networks[index]
+    before = {name: p.detach().clone() for name, p in network.module.named_parameters()}
+    workload = Workload(network, "temporal")
+    for group in workload.optimizer.param_groups:
+        group["lr"] = 0.1
+    workload.step(Setting())()
+    moved = {name for name, p in network.module.named_parameters() if not torch.equal(p, before[name])}
+    assert moved
+    assert all(network.temporal(name) for name in moved)
+
+
+@pytest.mark.parametrize("index", range(3))
+def test_every_network_answers_in_the_shape_of_its_latents_under_every_setting(networks, index):
+    network = networks[index]
+    plain = network.denoise()
+    assert plain.shape == (1, 2, 4, 8, 16)
+    workload = Workload(network, "denoise")
+    for setting in (Setting(channels_last=True), Setting(plain=True)):
+        workload.step(setting)()
+        assert torch.allclose(network.denoise(), plain, atol=1e-3)
+
+
+def test_operations_of_a_product_are_counted():
+    a, b = torch.randn(8, 16, requires_grad=True), torch.randn(16, 4, requires_grad=True)
+    gflop, _ = count(lambda: (a @ b).sum().backward())
+    assert gflop * 1e9 == 3 * 2 * 8 * 16 * 4  # forward, and backward to both
+
+
+def test_steps_run_in_turns():
+    seen: list[str] = []
+    seconds = in_turns([lambda: seen.append("a"), lambda: seen.append("b")], rounds=3)
+    assert seen == ["a", "b"] * 4  # the first turn warms up
+    assert [len(taken) for taken in seconds] == [3, 3]
+
+
+def test_a_ratio_is_the_median_of_paired_ratios_and_blind_to_a_slow_moment():
+    calm = [1.0, 1.0, 1.0, 1.0, 1.0]
+    busy = [1.0, 5.0, 1.0, 1.0, 1.0]
+    assert median_ratio([0.5 * slow for slow in busy], busy) == 0.5
+    assert median_ratio([0.5 * s for s in calm], busy) == statistics.median([0.5, 0.1, 0.5, 0.5, 0.5])
+
+
+def test_head_counts_divide_the_widths_and_keep_the_published_size():
+    assert heads((320, 640, 1280, 1280)) == (5, 10, 20, 20)
+    assert all(w % n == 0 for w in range(8, 400, 8) for n in heads((w,)))
+
+
+def test_candidate_widths_hold_the_published_ratio():
+    assert (40, 80, 160, 160) in candidates(160, 8)
+    assert all(w % 32 == 0 for widths in candidates(160, 32) for w in widths)
+    assert all(list(widths) == sorted(widths) for widths in candidates(160, 32))
+
+
+def test_latents_that_the_peers_cannot_halve_three_times_are_refused():
+    with pytest.raises(UserError, match="12x16"):
+        contenders(TINY, Inputs.random(1, 2, 4, 12, 16, seed=0))
+
+
+def test_the_matmul_peak_is_a_positive_speed():
+    assert matmul_peak(False, size=64, repeats=2) > 0
+
+
+def test_the_command_reports_every_network_and_our_ratio(tmp_path, capsys):
+    out = tmp_path / "report.json"
+    small = ["channels=4", "block_out_channels=[32,128]", "layers_per_block=[1,1]", "attention=[false,true]"]
+    clip = ["batch=1", "frames=2", "height=8", "width=16"]
+    short = ["rounds=1", "dtype=fp32", "modes=[denoise]", "threads=1", f"out={out}"]
+    command.main([*clip, *short, *(f"config.denoiser.{word}" for word in small)])
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in ("drivesim", "svd", "animatediff"))
+    assert '"ratio_to_faster_peer"' in out.read_text()
+
+
+@pytest.mark.parametrize("word", ["modes=[sleep]", "dtype=int8", "rounds=0", "config.denoiser.token_dim=0"])
+def test_a_wrong_option_is_told_in_one_line(word):
+    with pytest.raises(UserError, match=word.split("=")[0].split(".")[-1]):
+        command.main([word])
+
+
+def test_only_the_frames_after_the_warm_up_are_timed():
+    drawn = []
+    frames = (drawn.append(i) or torch.zeros(1) for i in range(100))
+    assert throughput.per_frame(frames, 3, 5, "test") >= 0
+    assert len(drawn) == 8
+
+
+def test_every_stage_of_a_cascade_gets_a_cost():
+    def tiny(channels: int, planes: int, context: int | None = None):
+        config = DenoiserConfig(channels, planes, [16, 16], [1, 1], [False, False], token_dim=0, groups=8)
+        model = config.build()
+        return model if context is None else model.inflate(context)
+
+    pipeline = DrivingPipeline(
+        autoencoder=AutoencoderConfig("patch", 4, 8, 16, 1).build().requires_grad_(False),
+        image=tiny(4, 8), keyframes=tiny(4, 8, 6), interpolator=tiny(4, 8, 6), upsampler=tiny(48, 49, 0),
+        schedule=ScheduleConfig(), predict=Predict(frames=3), interpolate=Interpolate(),
+        upsample=Upsample(factor=2, patch=4), low_height=32, low_width=64, key_fps=1.875, slots=3,
+        config=SamplerConfig(image_steps=1, keyframe_steps=1, interpolate_steps=1, upsample_steps=1),
+    )  # fmt: skip
+    costs = throughput.stages(pipeline, seed=0)
+    assert list(costs) == ["keyframes", "interpolation, coarse", "interpolation, fine", "decoder"]
+    assert all(seconds > 0 for seconds in costs.values())
+
+
+def test_a_store_that_is_not_there_is_told_before_anything_is_measured(tmp_path):
+    with pytest.raises(UserError, match="no clip store"):
+        throughput.main([f"store={tmp_path}"])

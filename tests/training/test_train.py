@@ -1,0 +1,250 @@
+"""`drivesim train` as a user meets it: all stages, resumed after a kill, repeated by its seed, mistakes in one line."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from drivesim import cli
+from drivesim.bundle import Bundle
+from drivesim.training import train
+from drivesim.training.callbacks import Budget, Checkpoints
+from drivesim.training.latent import LatentVideoDiffusion
+from drivesim.training.stages import STAGES, load_denoiser
+
+TEMPORAL = {"keyframes": "image", "interpolate": "image", "upsample_temporal": "upsample"}
+
+
+class Killed(Exception):
+    """Stands in for a kill."""
+
+
+@pytest.fixture
+def kill_after(monkeypatch):
+    """kill_after(n) ends training when n batches are done, with a checkpoint after each; kill_after(None) lets it."""
+    real = Budget.on_train_batch_start
+    monkeypatch.setattr(train, "Checkpoints", lambda path, seconds: Checkpoints(path, 0))
+
+    def arm(batches: int | None) -> None:
+        def start(self, trainer, *args):
+            if trainer.fit_loop.epoch_loop.total_batch_idx == batches:
+                raise Killed
+            real(self, trainer, *args)
+
+        monkeypatch.setattr(Budget, "on_train_batch_start", start)
+
+    return arm
+
+
+@pytest.fixture
+def without(trained, run_in, tmp_path):
+    """without(stage): a copy of the trained run that lacks one stage."""
+
+    def copy(stage: str):
+        run = run_in(tmp_path / "out")
+        shutil.copytree(trained.out, run.out)
+        shutil.rmtree(run.bundle / stage)
+        index = json.loads((run.bundle / "model_index.json").read_text())
+        del index["stages"][stage]
+        (run.bundle / "model_index.json").write_text(json.dumps(index))
+        return run
+
+    return copy
+
+
+def fails(capsys, *words: str) -> str:
+    """The one line that a mistake of the user gives."""
+    with pytest.raises(SystemExit) as stop:
+        cli.main(list(words))
+    assert stop.value.code == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    return lines[-1]
+
+
+def same(one: dict, other: dict) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_every_stage_ends_in_the_bundle_with_its_record(trained):
+    bundle = Bundle(trained.bundle).require()
+    assert all(bundle.has(stage) for stage in STAGES)
+    for stage in STAGES:
+        record = json.loads((trained.bundle / stage / "training.json").read_text())
+        assert record["steps"] == 3
+        assert record["validation_loss"] > 0
+        assert all(torch.isfinite(w).all() for w in trained.weights(stage).values())
+        assert not (trained.out / stage / "last.ckpt").exists()
+        assert list((trained.out / stage / "samples").glob("*.png"))
+    assert {p.suffix for p in trained.bundle.rglob("*") if p.is_file()} == {".json", ".safetensors"}
+
+
+@pytest.mark.parametrize(("stage", "image"), TEMPORAL.items())
+def test_a_temporal_stage_saves_temporal_layers_alone_and_leaves_the_image_network(trained, stage, image):
+    denoiser = load_denoiser(Bundle(trained.bundle), stage)
+    assert trained.weights(stage).keys() == denoiser.temporal.state_dict().keys()
+    network = {name: w for name, w in denoiser.state_dict().items() if not name.startswith("temporal.")}
+    assert same(network, trained.weights(image))
+
+
+def test_the_decoder_stage_saves_temporal_layers_alone(trained):
+    assert all(name.startswith("layers.") for name in trained.weights("decoder"))
+
+
+def test_finished_stages_are_skipped(trained, capsys):
+    trained.train()
+    told = capsys.readouterr().err
+    assert all(f"{stage}: already in" in told for stage in STAGES)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_resumed_stage_equals_an_uninterrupted_one_bit_for_bit(trained, without, kill_after, stage):
+    run = without(stage)
+    kill_after(2)
+    with pytest.raises(Killed):
+        run.train()
+    assert (run.out / stage / "last.ckpt").exists()
+    assert not Bundle(run.bundle).has(stage)
+    kill_after(None)
+    run.train()
+    assert same(run.weights(stage), trained.weights(stage))
+    records = [json.loads((r.bundle / stage / "training.json").read_text()) for r in (run, trained)]
+    assert records[0]["validation_loss"] == records[1]["validation_loss"]
+    assert records[0]["steps"] == 3
+
+
+@pytest.mark.parametrize("stage", ["image", "autoencoder"])
+def test_a_stage_killed_after_its_last_step_still_gives_averaged_weights(
+    trained, without, kill_after, monkeypatch, stage
+):
+    run = without(stage)
+    kill_after(None)
+    export = train.export
+
+    def killed(*args):
+        raise Killed
+
+    monkeypatch.setattr(train, "export", killed)
+    with pytest.raises(Killed):
+        run.train()
+    monkeypatch.setattr(train, "export", export)
+    run.train()
+    assert same(run.weights(stage), trained.weights(stage))
+
+
+KL = ["stage=autoencoder", "config.autoencoder.kind=kl", "config.autoencoder.width=8",
+      "config.stages.autoencoder.adversarial=0.1"]  # fmt: skip
+
+
+def test_a_kl_autoencoder_with_a_discriminator_resumes_to_the_bit_and_has_latents_of_unit_size(
+    run_in, tmp_path, kill_after
+):
+    whole, resumed = run_in(tmp_path / "whole"), run_in(tmp_path / "resumed")
+    kill_after(None)
+    whole.train(*KL)
+    assert json.loads((whole.bundle / "autoencoder" / "training.json").read_text())["steps"] == 3
+    kill_after(2)
+    with pytest.raises(Killed):
+        resumed.train(*KL)
+    kill_after(None)
+    resumed.train(*KL)
+    assert same(whole.weights("autoencoder"), resumed.weights("autoencoder"))
+    assert whole.weights("autoencoder")["scale"] != 1
+
+
+def test_accumulated_batches_draw_different_noise(trained, without, monkeypatch):
+    seeds = []
+    real = LatentVideoDiffusion._loss
+    monkeypatch.setattr(
+        LatentVideoDiffusion, "_loss", lambda s, b, g: (seeds.append(g.initial_seed()), real(s, b, g))[1]
+    )
+    without("image").train("config.stages.image.accumulate=2")
+    training = [seed for seed in seeds if seed > 1000]  # held-out losses use small fixed seeds
+    assert len(training) == len(set(training)) == 6
+
+
+def test_another_seed_gives_other_weights(trained, without):
+    run = without("image")
+    run.train("seed=1")
+    assert not same(run.weights("image"), trained.weights("image"))
+
+
+def test_a_run_that_is_killed_goes_on_from_its_checkpoint(without, monkeypatch, capsys):
+    run = without("image")
+    code = "import sys; from drivesim.cli import main; main(sys.argv[1:])"
+    command = [sys.executable, "-c", code, *run.words("checkpoint_seconds=1", steps=10**6)]
+    process = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL)
+    last = run.out / "image" / "last.ckpt"
+    deadline = time.monotonic() + 120
+    while not last.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    done = torch.load(last, weights_only=False)["global_step"]
+    assert done > 0
+    batches = []
+    real = LatentVideoDiffusion.training_step
+    monkeypatch.setattr(
+        LatentVideoDiffusion, "training_step", lambda s, batch, i: (batches.append(i), real(s, batch, i))[1]
+    )
+    run.train(steps=done + 2)
+    assert batches == [done, done + 1]
+    told = capsys.readouterr().err
+    assert "autoencoder: already in" in told
+    assert f"image: {done + 2} steps" in told
+
+
+def test_a_store_without_boxes_trains_and_one_line_says_what_that_means(make_store, run_in, tmp_path, capsys):
+    from dataclasses import replace
+
+    store = make_store(tmp_path / "store", [("train", 36, 30)], boxes=False)
+    replace(run_in(tmp_path / "out"), data=store.root).train(steps=1)
+    told = capsys.readouterr().err
+    assert told.count("nothing will be steered by boxes") == 1
+    assert all(Bundle(tmp_path / "out" / "bundle").has(stage) for stage in STAGES)
+
+
+def test_a_checkpoint_of_another_configuration_is_refused(without, kill_after, capsys):
+    run = without("image")
+    kill_after(1)
+    with pytest.raises(Killed):
+        run.train()
+    kill_after(None)
+    told = fails(capsys, *run.words("config.denoiser.block_out_channels=[16,48]"))
+    assert "last.ckpt is of another configuration" in told
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["stage=images"], "unknown stage 'images'"),
+        (["seed=-1"], "seed=-1, expected 0 to"),
+        (["budget_minutes=0"], "expected more than 0"),
+        (["config.stages.image.max_steps=-1"], "nothing ends stage image"),
+        (["config.data.height=36"], "multiples of 16"),
+        (["config.predict.frames=2"], "expected 3 or more"),
+        (["config.upsample.patch=3"], "must be a multiple of config.upsample.factor=2"),
+        (["checkpoint_seconds=0"], "expected 1 or more"),
+        (["config.autoencoder.kind=vq"], "config.autoencoder describes no network: kind is 'vq', expected one of"),
+        (["config.denoiser.groups=7"], "config.denoiser describes no network"),
+        (["config.denoiser.attention=[true]"], "config.denoiser describes no network"),
+        (["config.denoiser.token_dim=0"], "config.denoiser describes no network"),
+        (["config.data.height=64", "config.data.width=128"], "is 64x128, the upsampler trains on patches of 128x256"),
+        (["config.predict.frames=30"], "no train clip is long enough for a window of 30 frames at 1.875 fps"),
+        (["config.denoiser.channels=6"], "config.denoiser.channels is 6 but the autoencoder makes 4"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(run_in, tmp_path, capsys, words, told):
+    assert told in fails(capsys, *run_in(tmp_path / "out").words(*words))
+    assert not list(tmp_path.rglob("*.safetensors"))  # before anything was trained
+
+
+def test_an_image_stage_without_an_autoencoder_is_told(run_in, tmp_path, capsys):
+    told = fails(capsys, *run_in(tmp_path / "out").words("stage=image"))
+    assert re.search(r"no stage 'autoencoder'.*drivesim train stage=autoencoder", told)
