@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV   ?= .venv
 OUT    ?= runs/demo
-BUDGET ?= 15
+BUDGET ?= 17
 DATA   ?=
 BIN    := $(VENV)/bin
 

@@ -19,7 +19,7 @@ class DemoConfig:
 
     out: str = option("runs/demo", "folder of the demo")
     data: str = option("", "folder of your own videos; empty: the procedural town")
-    budget_minutes: float = option(15.0, "training time of all stages together; conf/experiment holds their shares")
+    budget_minutes: float = option(17.0, "training time of all stages together; conf/experiment holds their shares")
     clips: int = option(16, "held-out clips the report judges by")
     seconds: float = option(4.0, "length of the generated video")
     seed: int = option(0, "seed of data, training and generation")
@@ -37,7 +37,7 @@ def main(argv: Sequence[str]) -> None:
 
 def town(config: DemoConfig, out: Path) -> None:
     """Train on some towns, judge on two that were never seen: one to continue, one as the real-versus-real floor."""
-    run("prepare", "source=town", f"out={out / 'data'}", f"town.seed={config.seed}")
+    run("prepare", "source=town", f"out={out / 'data'}", f"town.seed={config.seed}", "town.routes=16")
     unseen = [f"town.routes={config.clips}", "town.seconds=4", "town.fps=7.5", "town.sparse_routes=0", "val_share=0"]
     run("prepare", "source=town", f"out={out / 'test'}", f"town.seed={config.seed + 1000}", *unseen)
     run("prepare", "source=town", f"out={out / 'floor'}", f"town.seed={config.seed + 2000}", *unseen)

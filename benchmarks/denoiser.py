@@ -1,6 +1,8 @@
 """Our video denoiser against Stable Video Diffusion's and AnimateDiff's: `python -m benchmarks.denoiser`."""
 
 import json
+import os
+import shutil
 import statistics
 import sys
 from collections.abc import Sequence
@@ -82,6 +84,8 @@ def check(options: DenoiserBenchmark) -> None:
     for name in ("batch", "frames", "height", "width", "rounds"):
         if getattr(options, name) < 1:
             raise UserError(f"{name} is {getattr(options, name)}, expected 1 or more")
+    if options.compile and not any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "clang++")):
+        raise UserError("compile=true needs a C++ compiler and found neither g++ nor clang++; install one or set CXX")
     if not options.config.denoiser.token_dim:
         raise UserError("config.denoiser.token_dim is 0, but the peers need tokens to attend to; set it above 0")
 

@@ -107,6 +107,13 @@ class Bundle:
             raise UserError(f"{path} holds a {found}, expected an object; copy or train the stage again")
         return config
 
+    def sampler(self, cls: type[T]) -> T:
+        """The sampler settings, of dataclass `cls`, that the bundle was made for. raises UserError if unreadable"""
+        try:
+            return from_dict(cls, self.index.get("sampler", {}))
+        except (UserError, AttributeError, TypeError) as error:
+            raise UserError(f"{self.root / 'model_index.json'}: sampler: {error}; copy the bundle again") from error
+
     def value(self, stage: str, key: str, cls: type[T]) -> T:
         """A config dataclass of a stage. raises UserError if config.json has none, or one of another version."""
         values = self.config(stage).get(key)

@@ -67,7 +67,7 @@ class DrivingPipeline:
             interpolate=bundle.value("interpolate", "task", Interpolate),
             upsample=bundle.value("upsample", "task", Upsample),
             low_height=int(data["height"]), low_width=int(data["width"]),
-            key_fps=data["key_fps"], slots=int(data["slots"]))
+            key_fps=data["key_fps"], slots=int(data["slots"]), config=bundle.sampler(SamplerConfig))
         pipeline._check(bundle)
         return pipeline.to(probe().device)
 

@@ -27,6 +27,15 @@ class SamplerConfig:
     layout_guidance: float = 1.5  # classifier-free guidance of boxes and labels, image LDM and keyframes
     context_guidance: float = 1.0  # paper, section 3.2; 1 is off, since it doubles the cost of a keyframe
     upsample_noise: float = 0.02  # noise augmentation at sampling time
+    temperature: float = 1.0  # scales the noise that sampling starts from; below 1: less variety, less noise left
+    detail: float = 0.0  # further scales it by spread^detail in channels that spread less than 1, fine detail mostly:
+    # a model of little training tells structure from noise long before it tells detail from noise
+    upsample_temperature: float = 1.0
+
+    def start(self, denoiser: Denoiser, noise: Tensor) -> Tensor:
+        """Standard normal noise [B, T, C, h, w] brought to the temperature of each channel."""
+        spread = denoiser.latent_std.to(noise).clamp_max(1.0)
+        return self.temperature * spread[:, None, None] ** self.detail * noise
 
 
 @torch.no_grad()
@@ -38,8 +47,8 @@ def sample_frames(denoiser: Denoiser, schedule: ScheduleConfig, layout: Layout, 
     with probe().autocast():
         conditional = _denoise(denoiser, schedule, layout, noise, None)
         null = _denoise(denoiser, schedule, unknown_like(layout), noise, None)
-        return sample(guided(conditional, null, config.layout_guidance), noise, schedule, config.image_steps,
-                      config.sampler)
+        return sample(guided(conditional, null, config.layout_guidance), config.start(denoiser, noise), schedule,
+                      config.image_steps, config.sampler)
 
 
 @torch.no_grad()
@@ -60,7 +69,7 @@ def sample_window(denoiser: Denoiser, schedule: ScheduleConfig, layout: Layout, 
             without = denoiser.encode_context(context_planes(torch.zeros_like(latents), nothing))
             denoise = guided(denoise, _denoise(denoiser, schedule, layout, noise, without), config.context_guidance)
             denoise = guided(denoise, _denoise(denoiser, schedule, unknown_like(layout), noise, context), config.layout_guidance)
-        made = sample(denoise, noise, schedule, steps, config.sampler)
+        made = sample(denoise, config.start(denoiser, noise), schedule, steps, config.sampler)
     return mask * latents + (1 - mask) * made
 
 
@@ -80,7 +89,7 @@ def sample_upsampled(denoiser: Denoiser, schedule: ScheduleConfig, task: Upsampl
 
         def denoise(x: Tensor, timestep: Tensor) -> Tensor:
             return predict_velocity(denoiser, diffusion, x, timestep, planes)
-        residual = sample(denoise, noise, schedule, config.upsample_steps, config.sampler)
+        residual = sample(denoise, config.upsample_temperature * noise, schedule, config.upsample_steps, config.sampler)
     return (base + task.unfold(residual * task.residual_std)).clamp(-1, 1)
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from drivesim.diffusion.schedule import ScheduleConfig
 from drivesim.diffusion.tasks import Frames, Interpolate, Predict, Upsample
+from drivesim.generation.samplers import SamplerConfig
 from drivesim.models.autoencoder import AutoencoderConfig
 from drivesim.models.denoiser import DenoiserConfig
 
@@ -60,3 +61,4 @@ class ExperimentConfig:
     interpolate: Interpolate = field(default_factory=Interpolate)
     upsample: Upsample = field(default_factory=Upsample)
     stages: StagesConfig = field(default_factory=StagesConfig)
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)  # what the bundle is sampled with unless told otherwise

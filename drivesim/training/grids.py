@@ -32,11 +32,12 @@ class LatentGrid:
     decode: Callable[[Tensor], Tensor]
     schedule: ScheduleConfig
     task: Frames
+    sampler: SamplerConfig
     rows: int = 3
 
     def __call__(self, denoiser: Denoiser) -> np.ndarray:
         batch = Batch(self.batch.x[: self.rows], self.batch.layout[: self.rows], self.batch.level[: self.rows])
-        config = SamplerConfig()
+        config = self.sampler
         noise = window_noise(tuple(batch.x.shape), 0, 0)
         if not self.task.temporal:
             made = sample_frames(denoiser, self.schedule, batch.layout, noise, config)
@@ -60,6 +61,7 @@ class UpsampleGrid:
     batch: Batch
     schedule: ScheduleConfig
     task: Upsample
+    sampler: SamplerConfig
     rows: int = 3
 
     def __call__(self, denoiser: Denoiser) -> np.ndarray:
@@ -67,7 +69,7 @@ class UpsampleGrid:
         low = torch.nn.functional.interpolate(high.flatten(0, 1), scale_factor=1 / self.task.factor, mode="area")
         low = low.unflatten(0, high.shape[:2])
         noise = window_noise(tuple(self.task.fold(high).shape), 0, 0)
-        made = sample_upsampled(denoiser, self.schedule, self.task, low, noise, SamplerConfig())
+        made = sample_upsampled(denoiser, self.schedule, self.task, low, noise, self.sampler)
         rows = [np.concatenate([_picture(x[i, 0]) for x in (self.task.enlarge(low), made, high)], 1)
                 for i in range(len(high))]
         return np.concatenate(rows, 0)

@@ -175,7 +175,8 @@ def _latent_run(work: Workspace, stage: StageConfig, denoiser: Denoiser, task: F
     if task.temporal:
         denoiser.inflate(channels + task.context_channels)
     data, validation = work.data(work.latents, specs, stage)
-    grid = LatentGrid(validation[0], work.decode, work.experiment.schedule, task, rows=3 if task.temporal else 8)
+    grid = LatentGrid(validation[0], work.decode, work.experiment.schedule, task, work.experiment.sampler,
+                      rows=3 if task.temporal else 8)
     diffusion = Diffusion(work.experiment.schedule)
     module = LatentVideoDiffusion(denoiser, task, diffusion, stage, work.seed, validation, grid)
     return StageRun(module, data, {"model": to_dict(denoiser.config), "task": to_dict(task),
@@ -189,7 +190,7 @@ def _upsample_run(work: Workspace, stage: StageConfig, denoiser: Denoiser, task:
         denoiser.inflate(0)
     else:
         task = replace(task, residual_std=_residual_std(task, validation))
-    grid = UpsampleGrid(validation[0], work.experiment.schedule, task)
+    grid = UpsampleGrid(validation[0], work.experiment.schedule, task, work.experiment.sampler)
     diffusion = Diffusion(work.experiment.schedule)
     module = LatentVideoDiffusion(denoiser, task, diffusion, stage, work.seed, validation, grid)
     return StageRun(module, data, {"model": to_dict(denoiser.config), "task": to_dict(task),

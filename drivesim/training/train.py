@@ -166,7 +166,7 @@ def export(name: str, run: StageRun, config: TrainConfig, work: Workspace, train
               "stage": asdict(getattr(config.config.stages, name))}
     data = config.config.data
     common = {"data": asdict(data), "factor": config.config.upsample.factor,
-              "interpolation": config.config.interpolate.factor, "fps": work.fps}
+              "interpolation": config.config.interpolate.factor, "fps": work.fps, "sampler": asdict(config.config.sampler)}
     work.bundle.save(name, run.config, module.result(), record, common)  # type: ignore[operator]
     print(f"{name}: {trainer.global_step} steps in {budget.time_elapsed():.0f} s, {trained / 1e6:.1f} M parameters "
           f"trained, held-out loss {validation:.4f}", file=sys.stderr)
