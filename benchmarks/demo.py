@@ -1,4 +1,7 @@
-"""`make demo`: the whole chain as the commands a user would type, each printed before it runs. Interrupted, it goes on."""
+"""`make demo`: the whole chain as the commands a user would type, each printed before it runs.
+
+Interrupted, it goes on.
+"""
 
 import subprocess
 import sys
@@ -31,8 +34,10 @@ def main(argv: Sequence[str]) -> None:
     started = time.time()
     print(f"demo: {describe()}", flush=True)
     (own_videos if config.data else town)(config, out)
-    print(f"\ndemo: done in {(time.time() - started) / 60:.1f} min\n  report  {out / 'report' / 'report.html'}\n"
-          f"  video   {out / 'drive.mp4'}\n  model   {out / 'bundle'}")
+    print(
+        f"\ndemo: done in {(time.time() - started) / 60:.1f} min\n  report  {out / 'report' / 'report.html'}\n"
+        f"  video   {out / 'drive.mp4'}\n  model   {out / 'bundle'}"
+    )
 
 
 def town(config: DemoConfig, out: Path) -> None:
@@ -50,7 +55,14 @@ def town(config: DemoConfig, out: Path) -> None:
 def own_videos(config: DemoConfig, out: Path) -> None:
     """The same on a folder of videos. There are no boxes in it, so nothing is steered by boxes."""
     print("demo: your videos have no boxes, so box conditioning falls away; everything else is the same", flush=True)
-    run("prepare", "source=videos", f"root={config.data}", f"out={out / 'data'}", f"seed={config.seed}", "val_share=0.25")
+    run(
+        "prepare",
+        "source=videos",
+        f"root={config.data}",
+        f"out={out / 'data'}",
+        f"seed={config.seed}",
+        "val_share=0.25",
+    )
     train(config, out)
     store = ClipStore(out / "data")
     held_out = [clip for clip in store.clips("val") if store.index.loc[clip].frames / store.index.loc[clip].fps >= 1]
@@ -62,22 +74,46 @@ def own_videos(config: DemoConfig, out: Path) -> None:
 
 
 def train(config: DemoConfig, out: Path) -> None:
-    run("train", "experiment=town", f"data={out / 'data'}", f"out={out}", f"budget_minutes={config.budget_minutes:g}",
-        f"seed={config.seed}")
+    run(
+        "train",
+        "experiment=town",
+        f"data={out / 'data'}",
+        f"out={out}",
+        f"budget_minutes={config.budget_minutes:g}",
+        f"seed={config.seed}",
+    )
 
 
 def generate(config: DemoConfig, out: Path, start: Path, layout: str) -> None:
     if (out / "drive.mp4").exists():
         return
-    run("generate", f"bundle={out / 'bundle'}", f"start={start}", "start_time=0", f"layout={layout}",
-        f"seconds={config.seconds:g}", f"out={out / 'drive.mp4'}", f"seed={config.seed}")
+    run(
+        "generate",
+        f"bundle={out / 'bundle'}",
+        f"start={start}",
+        "start_time=0",
+        f"layout={layout}",
+        f"seconds={config.seconds:g}",
+        f"out={out / 'drive.mp4'}",
+        f"seed={config.seed}",
+    )
 
 
 def evaluate(config: DemoConfig, out: Path, real: Path, *extra: str) -> None:
     if (out / "report" / "report.html").exists():
         return
-    run("evaluate", f"bundle={out / 'bundle'}", f"data={out / 'data'}", f"real={real}", f"out={out / 'report'}",
-        f"clips={config.clips}", "clip_frames=29", "max_windows=1", f"video={out / 'drive.mp4'}", *extra)
+    run(
+        "evaluate",
+        f"bundle={out / 'bundle'}",
+        f"data={out / 'data'}",
+        f"real={real}",
+        f"out={out / 'report'}",
+        f"clips={config.clips}",
+        "clip_frames=29",
+        "max_windows=1",
+        f"video={out / 'drive.mp4'}",
+        *extra,
+    )
 
 
 def run(command: str, *words: str) -> None:

@@ -1,9 +1,9 @@
 """A bundle: a folder a stage with config.json and safetensors, and a model_index.json over them. No pickle anywhere.
 
-    bundle/
-      model_index.json        format, experiment data settings, and a SHA-256 for every weight file
-      autoencoder/            config.json, model.safetensors, training.json
-      image/  keyframes/  interpolate/  decoder/  upsample/  upsample_temporal/
+bundle/
+  model_index.json        format, experiment data settings, and a SHA-256 for every weight file
+  autoencoder/            config.json, model.safetensors, training.json
+  image/  keyframes/  interpolate/  decoder/  upsample/  upsample_temporal/
 """
 
 import hashlib
@@ -62,8 +62,10 @@ class Bundle:
         data = self.index.get("data", {})
         for name in ("height", "width", "key_fps", "slots"):
             if not isinstance(data.get(name), int | float) or not data[name] > 0:
-                raise UserError(f"{self.root / 'model_index.json'}: data.{name} is {data.get(name)}, expected a number "
-                                "above 0; copy the bundle again")
+                raise UserError(
+                    f"{self.root / 'model_index.json'}: data.{name} is {data.get(name)}, expected a number "
+                    "above 0; copy the bundle again"
+                )
         return data
 
     def require(self) -> "Bundle":
@@ -95,8 +97,9 @@ class Bundle:
         """config.json of a stage. raises UserError if the stage is missing or unreadable."""
         if not self.has(stage):
             have = ", ".join(self.index.get("stages", {})) or "none"
-            raise UserError(f"bundle {self.root} has no stage {stage!r} (it has: {have}); "
-                            f"run `drivesim train stage={stage}`")
+            raise UserError(
+                f"bundle {self.root} has no stage {stage!r} (it has: {have}); run `drivesim train stage={stage}`"
+            )
         path = self.root / stage / "config.json"
         try:
             config = json.loads(path.read_text())
@@ -133,8 +136,10 @@ class Bundle:
             with torch.random.fork_rng():  # loading draws nothing: what is trained next starts alike in any process
                 module = config.build()
         except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-            raise UserError(f"{self.root / stage / 'config.json'} describes no network ({str(error).splitlines()[0]}); "
-                            "copy or train the stage again") from error
+            raise UserError(
+                f"{self.root / stage / 'config.json'} describes no network ({str(error).splitlines()[0]}); "
+                "copy or train the stage again"
+            ) from error
         self.load(stage, module)
         return module
 
@@ -144,15 +149,18 @@ class Bundle:
         if not path.exists():
             raise UserError(f"{path} is missing; copy the bundle again or run `drivesim train stage={stage}`")
         if sha256(path) != self.index["stages"][stage]["sha256"]:
-            raise UserError(f"{path} is damaged or was changed (its SHA-256 is not the one in model_index.json); "
-                            "copy the bundle again or train the stage again")
+            raise UserError(
+                f"{path} is damaged or was changed (its SHA-256 is not the one in model_index.json); "
+                "copy the bundle again or train the stage again"
+            )
         try:
             result = module.load_state_dict(load_file(path), strict=False)
         except (SafetensorError, RuntimeError) as error:
             raise UserError(f"{path} does not fit its config.json: {str(error).splitlines()[-1].strip()}") from error
         if wrong := [*result.missing_keys, *result.unexpected_keys]:
-            raise UserError(f"{path} does not fit its config.json: {len(wrong)} weights missing or unknown, "
-                            f"the first is {wrong[0]}")
+            raise UserError(
+                f"{path} does not fit its config.json: {len(wrong)} weights missing or unknown, the first is {wrong[0]}"
+            )
 
     def sha(self, stage: str) -> str:
         return self.index["stages"][stage]["sha256"]
@@ -160,8 +168,11 @@ class Bundle:
 
 def sha256(path: Path) -> str:
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else hashlib.sha256(
-            file.read()).hexdigest()
+        return (
+            hashlib.file_digest(file, "sha256").hexdigest()
+            if hasattr(hashlib, "file_digest")
+            else hashlib.sha256(file.read()).hexdigest()
+        )
 
 
 def from_dict(cls: type[T], values: Any) -> T:
@@ -171,8 +182,12 @@ def from_dict(cls: type[T], values: Any) -> T:
     known = {f.name: f for f in fields(cls)}  # type: ignore[arg-type]
     if unknown := set(values) - set(known):
         raise UserError(f"{cls.__name__} has no field {sorted(unknown)[0]!r}; the bundle is of a newer version")
-    return cls(**{name: from_dict(known[name].type, value) if is_dataclass(known[name].type) else value  # type: ignore
-                  for name, value in values.items()})
+    return cls(
+        **{
+            name: from_dict(known[name].type, value) if is_dataclass(known[name].type) else value  # type: ignore
+            for name, value in values.items()
+        }
+    )
 
 
 def to_dict(config: Any) -> dict[str, Any]:

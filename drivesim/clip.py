@@ -84,9 +84,13 @@ class Layout:
             area = (self.boxes[..., 2:] - self.boxes[..., :2]).prod(-1)
             keep = area.masked_fill(self.classes == NO_BOX, -1).argsort(-1, descending=True)[..., :slots]
             boxes = self.boxes.gather(-2, keep[..., None].expand(*keep.shape, 4))
-            return replace(self, boxes=boxes, classes=self.classes.gather(-1, keep), tracks=self.tracks.gather(-1, keep))
+            return replace(
+                self, boxes=boxes, classes=self.classes.gather(-1, keep), tracks=self.tracks.gather(-1, keep)
+            )
+
         def grow(t: Tensor) -> Tensor:
             return torch.nn.functional.pad(t, (0, missing), value=NO_BOX)
+
         boxes = torch.nn.functional.pad(self.boxes, (0, 0, 0, missing))
         return replace(self, boxes=boxes, classes=grow(self.classes), tracks=grow(self.tracks))
 

@@ -26,7 +26,9 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             free = shutil.disk_usage(path.parent).free >> 20
-            raise UserError(f"disk full while writing {path} ({free} MiB free); free some room and run again") from error
+            raise UserError(
+                f"disk full while writing {path} ({free} MiB free); free some room and run again"
+            ) from error
         raise
     finally:
         temporary.unlink(missing_ok=True)

@@ -45,8 +45,15 @@ class Case:
     seed: int
 
 
-def continuation_sets(pipeline: DrivingPipeline, store: ClipStore, out: Path, clips: int, seed: int,
-                      split: str | None = None, seeds: int = 1) -> dict[str, Path]:
+def continuation_sets(
+    pipeline: DrivingPipeline,
+    store: ClipStore,
+    out: Path,
+    clips: int,
+    seed: int,
+    split: str | None = None,
+    seeds: int = 1,
+) -> dict[str, Path]:
     """Continuations of held-out clips after one start frame, steered by the clips' own layouts, at the rate of the
     first interpolation.
 
@@ -78,8 +85,9 @@ def continuation_sets(pipeline: DrivingPipeline, store: ClipStore, out: Path, cl
     return _write_sets(makers, cases, len(names), out, fps)
 
 
-def decoder_sets(tuned: DrivingPipeline, untuned: DrivingPipeline, store: ClipStore, out: Path, clips: int,
-                 frames: int = 48) -> dict[str, Path]:
+def decoder_sets(
+    tuned: DrivingPipeline, untuned: DrivingPipeline, store: ClipStore, out: Path, clips: int, frames: int = 48
+) -> dict[str, Path]:
     """Reconstructions of real video at the full rate by the image decoder and by the temporally tuned one."""
     names = [n for n in long_enough(store, frames / tuned.fps, "val") if store.index.loc[n].fps == tuned.fps][:clips]
     if not names:
@@ -93,12 +101,19 @@ def decoder_sets(tuned: DrivingPipeline, untuned: DrivingPipeline, store: ClipSt
     return _write_sets(makers, cases, len(names), out, tuned.fps)
 
 
-def upsampler_sets(pipeline: DrivingPipeline, store: ClipStore, out: Path, clips: int, frames: int = 16) -> dict[str, Path]:
+def upsampler_sets(
+    pipeline: DrivingPipeline, store: ClipStore, out: Path, clips: int, frames: int = 16
+) -> dict[str, Path]:
     """Full-resolution video from the true low resolution: bicubic, and by the diffusion upsampler."""
-    names = [n for n in long_enough(store, frames / pipeline.fps, "val")
-             if store.index.loc[n].fps == pipeline.fps and store.index.loc[n].height == pipeline.height][:clips]
+    names = [
+        n
+        for n in long_enough(store, frames / pipeline.fps, "val")
+        if store.index.loc[n].fps == pipeline.fps and store.index.loc[n].height == pipeline.height
+    ][:clips]
     if not names:
-        raise UserError(f"{store.root} has no held-out clip of {pipeline.height}x{pipeline.width} at {pipeline.fps:g} fps")
+        raise UserError(
+            f"{store.root} has no held-out clip of {pipeline.height}x{pipeline.width} at {pipeline.fps:g} fps"
+        )
 
     def low(case: Case) -> Frames:
         h, w = pipeline.low_height, pipeline.low_width
@@ -109,8 +124,9 @@ def upsampler_sets(pipeline: DrivingPipeline, store: ClipStore, out: Path, clips
     makers: dict[str, Callable[[Case], Frames]] = {
         "real": lambda case: iter(case.video),
         "bicubic": lambda case: cascade.enlarge(pipeline.upsample, low(case)),
-        "upsampler": lambda case: cascade.upsample(upsampler, pipeline.schedule, pipeline.upsample, low(case), case.seed,
-                                                   pipeline.config),
+        "upsampler": lambda case: cascade.upsample(
+            upsampler, pipeline.schedule, pipeline.upsample, low(case), case.seed, pipeline.config
+        ),
     }
     size = (pipeline.height, pipeline.width)
     cases = (load_case(pipeline, store, name, pipeline.fps, frames, i, size) for i, name in enumerate(names))
@@ -126,8 +142,15 @@ def long_enough(store: ClipStore, seconds: float, split: str | None = None) -> l
     return names
 
 
-def load_case(pipeline: DrivingPipeline, store: ClipStore, name: str, fps: float, frames: int, seed: int,
-          size: tuple[int, int] | None = None) -> Case:
+def load_case(
+    pipeline: DrivingPipeline,
+    store: ClipStore,
+    name: str,
+    fps: float,
+    frames: int,
+    seed: int,
+    size: tuple[int, int] | None = None,
+) -> Case:
     size = size or (pipeline.low_height, pipeline.low_width)
     video = np.stack(list(islice(iterate(store.path(name), fps=fps, size=size), frames)))
     stored = store.layout(name, pipeline.slots)
@@ -136,8 +159,13 @@ def load_case(pipeline: DrivingPipeline, store: ClipStore, name: str, fps: float
     return Case(name, from_uint8(torch.from_numpy(video).permute(0, 3, 1, 2)), layout, seed)
 
 
-def _with_other_noise(make: Callable[[DrivingPipeline, Case, int], Frames], number: int, pipeline: DrivingPipeline,
-                      frames: int, case: Case) -> Frames:
+def _with_other_noise(
+    make: Callable[[DrivingPipeline, Case, int], Frames],
+    number: int,
+    pipeline: DrivingPipeline,
+    frames: int,
+    case: Case,
+) -> Frames:
     return make(pipeline, replace(case, seed=case.seed + 1_000_000 * number), frames)
 
 
@@ -177,8 +205,9 @@ def _rebuilt(pipeline: DrivingPipeline, case: Case) -> Frames:
     return cascade.decode(pipeline.autoencoder, iter(latents))
 
 
-def _write_sets(makers: dict[str, Callable[[Case], Frames]], cases: Iterator[Case], count: int, out: Path,
-                fps: float) -> dict[str, Path]:
+def _write_sets(
+    makers: dict[str, Callable[[Case], Frames]], cases: Iterator[Case], count: int, out: Path, fps: float
+) -> dict[str, Path]:
     bar = tqdm(total=count * len(makers), desc=out.name, unit="video")
     for case in cases:
         for name, make in makers.items():

@@ -39,7 +39,7 @@ class EvaluateConfig:
 
     Sets are folders of .mp4/.mkv/.mov/.webm files, single files, or clip stores.
     With bundle=... instead of fake=..., the bundle continues the clips of the held-out store real=..., and stands
-    beside baselines: frozen start frame, image LDM frame by frame, cross-fade; its decoder and upsampler are judged too.
+    beside baselines: frozen start frame, image LDM frame by frame, cross-fade; decoder and upsampler are judged too.
     """
 
     real: str = option(help="real videos")
@@ -103,11 +103,23 @@ def _study(config: EvaluateConfig, out: Path) -> "Study":
         raise UserError(f"clips={config.clips}, seeds={config.seeds}; at least 2 clips and 1 seed are needed")
     for name in ("bundle", "data", "real"):
         if getattr(config, name) is None or not Path(getattr(config, name)).is_dir():
-            raise UserError(f"{name}={getattr(config, name)} is not a folder; bundle=... needs data=..., the store it was "
-                            "trained on, and real=..., a store to continue")
-    return Study(Path(config.bundle), ClipStore(Path(config.data or "")), ClipStore(Path(config.real)),
-                 Path(config.floor) if config.floor else None, out, config.clips, config.seed, config.finder_seconds,
-                 config.split, config.seeds, Path(config.video) if config.video else None)
+            raise UserError(
+                f"{name}={getattr(config, name)} is not a folder; bundle=... needs data=..., the store it was "
+                "trained on, and real=..., a store to continue"
+            )
+    return Study(
+        Path(config.bundle),
+        ClipStore(Path(config.data or "")),
+        ClipStore(Path(config.real)),
+        Path(config.floor) if config.floor else None,
+        out,
+        config.clips,
+        config.seed,
+        config.finder_seconds,
+        config.split,
+        config.seeds,
+        Path(config.video) if config.video else None,
+    )
 
 
 def _compare(config: EvaluateConfig, out: Path, options: Options, command: str) -> list[Scores]:

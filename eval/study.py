@@ -23,8 +23,10 @@ from eval.media import data_uri, line_chart, picture
 from eval.report import Cell, Figure, Section, Table
 from eval.scores import Scores
 
-LEAD = ("A video latent diffusion model, trained from scratch, continues held-out drives after one start frame, steered by "
-        "each frame's boxes. Its videos stand beside what really happened and beside simpler methods.")
+LEAD = (
+    "A video latent diffusion model, trained from scratch, continues held-out drives after one start frame, steered by "
+    "each frame's boxes. Its videos stand beside what really happened and beside simpler methods."
+)
 
 
 @dataclass
@@ -32,7 +34,8 @@ class Study:
     """What to judge, and with what.
 
     data   the clip store that was trained on: its held-out split serves the decoder, the upsampler and the car finder
-    real   held-out clips to continue (of which `split`, or all); floor: other real clips for the real-versus-real floor, or None
+    real   held-out clips to continue, of which `split`, or all
+    floor  other real clips for the real-versus-real floor, or None
     video  a generated mp4 to show at full size, or None
     """
 
@@ -52,16 +55,27 @@ class Study:
         """Make the sets, measure them, write report.html with results.json and results.csv into `out`."""
         sets = self.out / "sets"
         pipeline = DrivingPipeline.from_pretrained(self.bundle, tuned_decoder=False, upsampler=False)
-        made = baselines.continuation_sets(pipeline, self.real, sets / "continuations", self.clips, self.seed,
-                                            self.split, self.seeds)
+        made = baselines.continuation_sets(
+            pipeline, self.real, sets / "continuations", self.clips, self.seed, self.split, self.seeds
+        )
         sections = [*self._extras(sets, options), *training_sections(self.bundle)]
         if self.video is not None:
             sections.insert(0, _full_size(self.video))
         if self.real.index["has_boxes"].any() and self.data.index["has_boxes"].any():
             finder = finder_for(self.data, self.out / "car_finder.safetensors", self.finder_seconds, self.seed)
             networks = replace(networks, finder=finder, layouts=self.real)
-        return evaluate(made.pop("real"), made, self.out, options, floor=self._floor(pipeline), networks=networks,
-                        extra_sections=sections, title="A drive that never was", lead=LEAD, command=command)
+        return evaluate(
+            made.pop("real"),
+            made,
+            self.out,
+            options,
+            floor=self._floor(pipeline),
+            networks=networks,
+            extra_sections=sections,
+            title="A drive that never was",
+            lead=LEAD,
+            command=command,
+        )
 
     def _floor(self, pipeline: DrivingPipeline) -> Path | None:
         """The floor clips at the size and rate of the continuations."""
@@ -79,7 +93,7 @@ class Study:
         return out
 
     def _extras(self, sets: Path, options: Options) -> list[Section]:
-        """The decoder and the upsampler judged by themselves, where the data has full-rate, full-size held-out clips."""
+        """The decoder and the upsampler by themselves, where the data has full-rate, full-size held-out clips."""
         sections = []
         for maker in (self._decoder, self._upsampler):
             try:
@@ -92,15 +106,19 @@ class Study:
         tuned = DrivingPipeline.from_pretrained(self.bundle, upsampler=False)
         untuned = DrivingPipeline.from_pretrained(self.bundle, tuned_decoder=False, upsampler=False)
         made = baselines.decoder_sets(tuned, untuned, self.data, sets / "decoder", min(self.clips, 8))
-        text = ("Real video through the autoencoder at the full frame rate. psnr is the reconstruction error; "
-                "flicker_dis should be that of the real videos.")
+        text = (
+            "Real video through the autoencoder at the full frame rate. psnr is the reconstruction error; "
+            "flicker_dis should be that of the real videos."
+        )
         return self._judged("The temporally tuned decoder", text, made, replace(options, crops=False, clip_frames=16))
 
     def _upsampler(self, sets: Path, options: Options) -> Section:
         pipeline = DrivingPipeline.from_pretrained(self.bundle)
         made = baselines.upsampler_sets(pipeline, self.data, sets / "upsampler", min(self.clips, 4))
-        text = ("Full-resolution video from the true low resolution. Crops at native resolution judge fine detail, "
-                "which frames shrunk to 224x224 do not show.")
+        text = (
+            "Full-resolution video from the true low resolution. Crops at native resolution judge fine detail, "
+            "which frames shrunk to 224x224 do not show."
+        )
         return self._judged("The upsampler against bicubic enlargement", text, made, replace(options, clip_frames=8))
 
     def _judged(self, title: str, text: str, made: dict[str, Path], options: Options) -> Section:
@@ -119,13 +137,22 @@ def training_sections(bundle_root: Path) -> list[Section]:
         if not bundle.has(stage) or not record.exists():
             continue
         facts = json.loads(record.read_text())
-        rows.append([Cell(stage), Cell(f"{facts['steps']}"), Cell(f"{facts['train_seconds'] / 60:.1f} min"),
-                     Cell(f"{facts['parameters_trained'] / 1e6:.1f} M"), Cell(f"{facts['validation_loss']:.4f}")])
+        rows.append(
+            [
+                Cell(stage),
+                Cell(f"{facts['steps']}"),
+                Cell(f"{facts['train_seconds'] / 60:.1f} min"),
+                Cell(f"{facts['parameters_trained'] / 1e6:.1f} M"),
+                Cell(f"{facts['validation_loss']:.4f}"),
+            ]
+        )
         run = bundle_root.parent / stage
         if curve := _loss_curve(run / "logs" / "metrics.csv", stage):
             figures.append(curve)
         if grids := sorted((run / "samples").glob("*.png")):
-            figures.append(Figure(picture(_shrunk(grids[-1]), f"samples of stage {stage}"), f"{stage}: its last samples", True))
+            figures.append(
+                Figure(picture(_shrunk(grids[-1]), f"samples of stage {stage}"), f"{stage}: its last samples", True)
+            )
     table = Table(["stage", "steps", "time", "parameters trained", "held-out loss"], rows)
     return [Section("How it was trained", tables=[table], figures=figures, folded=True)] if rows else []
 
@@ -141,7 +168,7 @@ def _loss_curve(path: Path, stage: str) -> Figure | None:
     steps, losses = np.array(points).T
     width = max(len(losses) // 20, 1)
     smooth = np.convolve(losses, np.ones(width) / width, "valid")
-    series = {stage: list(zip(steps[width - 1:].tolist(), smooth.tolist(), strict=True))}
+    series = {stage: list(zip(steps[width - 1 :].tolist(), smooth.tolist(), strict=True))}
     return Figure(line_chart(series, "step", "loss"), f"{stage}: training loss")
 
 
@@ -155,12 +182,18 @@ def _shrunk(path: Path, width: int = 1200) -> np.ndarray:
 def _full_size(video: Path) -> Section:
     """The generated video as it is, and frames of it."""
     frames: Sequence[np.ndarray] = list(iterate(video, fps=1.0))[:6]
-    tag = (f'<video controls loop muted playsinline style="width:100%" src="{data_uri(video.read_bytes(), "video/mp4")}">'
-           "</video>")
+    tag = (
+        f'<video controls loop muted playsinline style="width:100%" src="{data_uri(video.read_bytes(), "video/mp4")}">'
+        "</video>"
+    )
     figures = [Figure(picture(_small(frame), f"second {i}"), f"second {i}") for i, frame in enumerate(frames)]
     height, width = frames[0].shape[:2]
-    return Section("The whole cascade", [f"{video.name}: {width}x{height}, keyframes, two interpolations, tuned decoder, "
-                                         "diffusion upsampler."], html=tag, figures=figures)
+    return Section(
+        "The whole cascade",
+        [f"{video.name}: {width}x{height}, keyframes, two interpolations, tuned decoder, diffusion upsampler."],
+        html=tag,
+        figures=figures,
+    )
 
 
 def _small(frame: np.ndarray) -> np.ndarray:

@@ -35,9 +35,11 @@ class VideoPatches:
         small = index[(index["height"] < self.height) | (index["width"] < self.width)]
         if len(small):
             clip = small.iloc[0]
-            raise UserError(f"{self.store.root}: clip {clip.name} is {clip.height}x{clip.width}, the upsampler trains "
-                            f"on patches of {self.height}x{self.width}; prepare the store larger, or lower "
-                            "config.data.height and width")
+            raise UserError(
+                f"{self.store.root}: clip {clip.name} is {clip.height}x{clip.width}, the upsampler trains "
+                f"on patches of {self.height}x{self.width}; prepare the store larger, or lower "
+                "config.data.height and width"
+            )
 
     def window(self, clip: str, start: int, count: int, stride: int, rng: np.random.Generator) -> Tensor:
         video = torch.from_numpy(read_window(self.store.path(clip), start, count, stride))
@@ -83,8 +85,16 @@ class WindowDataset(Dataset):
     raises  UserError when no clip serves one of the specs
     """
 
-    def __init__(self, store: ClipStore, reader: Reader, split: str, specs: Sequence[WindowSpec], seed: int,
-                 slots: int = 24, length: int = 2**31) -> None:
+    def __init__(
+        self,
+        store: ClipStore,
+        reader: Reader,
+        split: str,
+        specs: Sequence[WindowSpec],
+        seed: int,
+        slots: int = 24,
+        length: int = 2**31,
+    ) -> None:
         self.store, self.reader, self.seed, self.slots, self.length = store, reader, seed, slots, length
         self.specs = list(specs)
         self._layouts: dict[str, Layout] = {}
@@ -92,8 +102,10 @@ class WindowDataset(Dataset):
         for spec, (names, *_) in zip(self.specs, self.choices, strict=True):
             if not names:
                 rate = f" at {spec.fps:g} fps" if spec.fps else ""
-                raise UserError(f"{store.root}: no {split} clip is long enough for a window of {spec.frames} frames"
-                                f"{rate}; prepare longer clips, or at a frame rate that is a whole multiple")
+                raise UserError(
+                    f"{store.root}: no {split} clip is long enough for a window of {spec.frames} frames"
+                    f"{rate}; prepare longer clips, or at a frame rate that is a whole multiple"
+                )
 
     def _choices(self, spec: WindowSpec, split: str) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray]:
         """Clips that serve a spec: names, strides, number of starts, probabilities."""
@@ -137,5 +149,11 @@ class WindowModule(pl.LightningDataModule):
         done = trainer.fit_loop.epoch_loop.total_batch_idx + 1 if trainer else 0
         # Rank r of w takes every w-th sample: which samples a step sees does not depend on the number of processes.
         order = range(done * self.batch_size * world + rank, len(self.dataset), world)
-        return DataLoader(self.dataset, self.batch_size, sampler=order, num_workers=self.workers,  # type: ignore[arg-type]
-                          collate_fn=collate, persistent_workers=self.workers > 0)
+        return DataLoader(
+            self.dataset,
+            self.batch_size,
+            sampler=order,
+            num_workers=self.workers,  # type: ignore[arg-type]
+            collate_fn=collate,
+            persistent_workers=self.workers > 0,
+        )

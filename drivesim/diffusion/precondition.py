@@ -2,8 +2,8 @@
 
 Latents that are principal components differ tenfold in spread. For a channel of standard deviation s, the best linear
 guess of the latents from noisy z = alpha·x + sigma·eps is mu = alpha·s²/n²·z with n² = alpha²·s² + sigma², and what it
-leaves open has standard deviation sigma·s/n. The network sees z/n and predicts that rest at unit size, so it never spends
-capacity on what is known in closed form. Where every s is 1 this is the plain velocity prediction of the paper.
+leaves open has standard deviation sigma·s/n. The network sees z/n and predicts that rest at unit size, so it never
+spends capacity on what is known in closed form. Where every s is 1 this is the plain velocity prediction of the paper.
 """
 
 from torch import Tensor
@@ -11,11 +11,20 @@ from torch import Tensor
 from drivesim.diffusion.schedule import Diffusion
 from drivesim.models.denoiser import Context, Denoiser
 
-HINT_LIMIT = 3.0  # in standard deviations; nearly without noise a held frame that is wrong is wrong by any number of them
+HINT_LIMIT = (
+    3.0  # in standard deviations; nearly without noise a held frame that is wrong is wrong by any number of them
+)
 
 
-def predict_velocity(denoiser: Denoiser, diffusion: Diffusion, z: Tensor, timestep: Tensor, planes: Tensor,
-                     tokens: Tensor | None = None, context: Context | None = None) -> Tensor:
+def predict_velocity(
+    denoiser: Denoiser,
+    diffusion: Diffusion,
+    z: Tensor,
+    timestep: Tensor,
+    planes: Tensor,
+    tokens: Tensor | None = None,
+    context: Context | None = None,
+) -> Tensor:
     """Velocity [B, T, C, h, w] of noisy latents z at timesteps [B]; the rest as in `Denoiser.forward`."""
     alpha, sigma = diffusion.coefficients(timestep, z)
     spread = denoiser.latent_std.to(z)[:, None, None]

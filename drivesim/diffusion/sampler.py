@@ -35,6 +35,7 @@ def guided(conditional: Denoise, unconditional: Denoise, scale: float) -> Denois
     def denoise(x: Tensor, timestep: Tensor) -> Tensor:
         without = unconditional(x, timestep)
         return without + scale * (conditional(x, timestep) - without)
+
     return denoise
 
 

@@ -29,16 +29,25 @@ class ScheduleConfig:
         """
         order = {"ddim": 1, "dpm++": 2}[sampler]
         return DPMSolverMultistepScheduler(
-            **self._shared(), prediction_type="v_prediction", timestep_spacing="trailing",
-            algorithm_type="dpmsolver++", solver_order=order)
+            **self._shared(),
+            prediction_type="v_prediction",
+            timestep_spacing="trailing",
+            algorithm_type="dpmsolver++",
+            solver_order=order,
+        )
 
     def alphas_cumprod(self) -> Tensor:
         """[1000] share of the signal in the variance at every timestep; exactly 0 at the last one with `zero_snr`."""
         return DDIMScheduler(**self._shared()).alphas_cumprod
 
     def _shared(self) -> dict[str, Any]:
-        return dict(num_train_timesteps=TIMESTEPS, beta_start=8.5e-4, beta_end=1.2e-2, beta_schedule=self.beta,
-                    rescale_betas_zero_snr=self.zero_snr)
+        return dict(
+            num_train_timesteps=TIMESTEPS,
+            beta_start=8.5e-4,
+            beta_end=1.2e-2,
+            beta_schedule=self.beta,
+            rescale_betas_zero_snr=self.zero_snr,
+        )
 
 
 class Diffusion:

@@ -165,8 +165,13 @@ class Upsample:
         level = torch.rand(len(high), generator=generator).to(high) * self.max_noise
         noise = torch.randn(low.shape, generator=generator).to(high)
         base, planes = self.condition(low, level, noise)
-        return Problem(self.fold(high - base) / self.residual_std, planes, None, None,
-                       torch.ones(high.shape[:2], device=high.device))
+        return Problem(
+            self.fold(high - base) / self.residual_std,
+            planes,
+            None,
+            None,
+            torch.ones(high.shape[:2], device=high.device),
+        )
 
     def condition(self, low: Tensor, level: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """low [B, T, 3, h, w], level [B], noise like low -> the enlargement [B, T, 3, H, W] of the clean low
@@ -199,8 +204,9 @@ def held(latents: Tensor, mask: Tensor) -> Tensor:
     before = torch.where(known, t, -far).cummax(1).values  # index of the last known frame up to here
     after = torch.where(known, t, far).flip(1).cummin(1).values.flip(1)
     has_before, has_after = before >= 0, after < far
-    share = torch.where(has_before & has_after & (after > before), (t - before) / (after - before).clamp_min(1),
-                        (~has_before).float())
+    share = torch.where(
+        has_before & has_after & (after > before), (t - before) / (after - before).clamp_min(1), (~has_before).float()
+    )
     share = torch.where(has_before & ~has_after, torch.zeros_like(share), share)[..., None, None, None]
 
     def at(index: Tensor) -> Tensor:

@@ -24,15 +24,29 @@ LayoutAt = Callable[[Tensor], Layout]  # final frame indices [n] -> layout [n]
 IMAGE, KEYS, COARSE, FINE, UPSAMPLE = range(5)  # streams of noise
 
 
-def first_keyframe(image: Denoiser, schedule: ScheduleConfig, layout_at: LayoutAt, shape: tuple[int, ...], seed: int,
-                   config: SamplerConfig) -> Tensor:
+def first_keyframe(
+    image: Denoiser,
+    schedule: ScheduleConfig,
+    layout_at: LayoutAt,
+    shape: tuple[int, ...],
+    seed: int,
+    config: SamplerConfig,
+) -> Tensor:
     """A first frame from nothing but its layout, by the image LDM: latents [1, C, h, w]."""
     noise = window_noise((1, 1, *shape), seed, IMAGE, 0)
     return sample_frames(image, schedule, layout_at(torch.zeros(1, dtype=torch.long))[None], noise, config)[0]
 
 
-def keyframes(denoiser: Denoiser, schedule: ScheduleConfig, task: Predict, start: Tensor, layout_at: LayoutAt,
-              spacing: int, seed: int, config: SamplerConfig) -> Iterator[Tensor]:
+def keyframes(
+    denoiser: Denoiser,
+    schedule: ScheduleConfig,
+    task: Predict,
+    start: Tensor,
+    layout_at: LayoutAt,
+    spacing: int,
+    seed: int,
+    config: SamplerConfig,
+) -> Iterator[Tensor]:
     """Endless keyframes [C, h, w] after the start frames [S, C, h, w], S 1 or 2, which are yielded first but for the
     older of two: that one only tells how things move.
 
@@ -46,16 +60,26 @@ def keyframes(denoiser: Denoiser, schedule: ScheduleConfig, task: Predict, start
         layout = layout_at((keys * spacing).clamp_min(0))
         latents = torch.cat([context, context.new_zeros(task.frames - len(context), *context.shape[1:])])[None]
         noise = window_noise(tuple(latents.shape), seed, KEYS, window)
-        made = sample_window(denoiser, schedule, layout[None], latents, known, noise, config.keyframe_steps, config,
-                             guidance=True)[0]
-        yield from made[len(context):]
+        made = sample_window(
+            denoiser, schedule, layout[None], latents, known, noise, config.keyframe_steps, config, guidance=True
+        )[0]
+        yield from made[len(context) :]
         position = int(keys[-1])
         context = made[-2:]
 
 
-def interpolate(denoiser: Denoiser, schedule: ScheduleConfig, task: Interpolate, frames: Iterator[Tensor],
-                layout_at: LayoutAt, spacing: int, level: int, seed: int, config: SamplerConfig,
-                batch: int = 4) -> Iterator[Tensor]:
+def interpolate(
+    denoiser: Denoiser,
+    schedule: ScheduleConfig,
+    task: Interpolate,
+    frames: Iterator[Tensor],
+    layout_at: LayoutAt,
+    spacing: int,
+    level: int,
+    seed: int,
+    config: SamplerConfig,
+    batch: int = 4,
+) -> Iterator[Tensor]:
     """`factor` - 1 frames between each two; `spacing` final frames lie between the frames that come in. `batch` pairs
     are made at once, which is only a matter of speed: noise belongs to a pair."""
     last = next(frames)
@@ -71,8 +95,9 @@ def interpolate(denoiser: Denoiser, schedule: ScheduleConfig, task: Interpolate,
         stream = FINE if level else COARSE
         noise = torch.stack([window_noise(tuple(latents.shape[1:]), seed, stream, int(i)) for i in index])
         known = task.known(torch.full((len(ends),), level))
-        made = sample_window(denoiser, schedule, layout, latents, known, noise, config.interpolate_steps, config,
-                             guidance=False)
+        made = sample_window(
+            denoiser, schedule, layout, latents, known, noise, config.interpolate_steps, config, guidance=False
+        )
         yield from made[:, 1:].flatten(0, 1)
         last, pair = ends[-1], pair + len(ends)
 
@@ -93,8 +118,15 @@ def decode(autoencoder: Autoencoder, latents: Iterator[Tensor], window: int = 8)
         chunk, done = [*chunk[window - overlap :], *islice(latents, window - overlap)], overlap // 2
 
 
-def upsample(denoiser: Denoiser, schedule: ScheduleConfig, task: Upsample, frames: Iterator[Tensor], seed: int,
-             config: SamplerConfig, portion: int = 8) -> Iterator[Tensor]:
+def upsample(
+    denoiser: Denoiser,
+    schedule: ScheduleConfig,
+    task: Upsample,
+    frames: Iterator[Tensor],
+    seed: int,
+    config: SamplerConfig,
+    portion: int = 8,
+) -> Iterator[Tensor]:
     """Full-resolution frames [3, H, W] of low-resolution ones, in portions of 8 frames (paper, section 3.4)."""
     number = 0
     while chunk := list(islice(frames, portion)):

@@ -49,7 +49,9 @@ class DrivingPipeline:
     config: SamplerConfig = field(default_factory=SamplerConfig)
 
     @classmethod
-    def from_pretrained(cls, folder: Path | str, tuned_decoder: bool = True, upsampler: bool = True) -> "DrivingPipeline":
+    def from_pretrained(
+        cls, folder: Path | str, tuned_decoder: bool = True, upsampler: bool = True
+    ) -> "DrivingPipeline":
         """Load a bundle.
 
         tuned_decoder  with the temporal layers of the decoder;  upsampler  with the diffusion upsampler
@@ -59,15 +61,20 @@ class DrivingPipeline:
         data = bundle.data
         pipeline = cls(
             autoencoder=load_autoencoder(bundle, decoder=tuned_decoder),
-            image=load_denoiser(bundle, "image"), keyframes=load_denoiser(bundle, "keyframes"),
+            image=load_denoiser(bundle, "image"),
+            keyframes=load_denoiser(bundle, "keyframes"),
             interpolator=load_denoiser(bundle, "interpolate"),
             upsampler=load_denoiser(bundle, "upsample_temporal") if upsampler else None,
             schedule=bundle.value("image", "schedule", ScheduleConfig),
             predict=bundle.value("keyframes", "task", Predict),
             interpolate=bundle.value("interpolate", "task", Interpolate),
             upsample=bundle.value("upsample", "task", Upsample),
-            low_height=int(data["height"]), low_width=int(data["width"]),
-            key_fps=data["key_fps"], slots=int(data["slots"]), config=bundle.sampler(SamplerConfig))
+            low_height=int(data["height"]),
+            low_width=int(data["width"]),
+            key_fps=data["key_fps"],
+            slots=int(data["slots"]),
+            config=bundle.sampler(SamplerConfig),
+        )
         pipeline._check(bundle)
         return pipeline.to(probe().device)
 
@@ -80,18 +87,28 @@ class DrivingPipeline:
 
     def _check(self, bundle: Bundle) -> None:
         channels = self.autoencoder.config.channels
-        for name, denoiser in (("image", self.image), ("keyframes", self.keyframes), ("interpolate", self.interpolator)):
+        for name, denoiser in (
+            ("image", self.image),
+            ("keyframes", self.keyframes),
+            ("interpolate", self.interpolator),
+        ):
             if denoiser.config.channels != channels:
-                raise UserError(f"bundle {bundle.root}: stage {name} makes {denoiser.config.channels} latent channels, "
-                                f"the autoencoder has {channels}; the stages are of different runs")
+                raise UserError(
+                    f"bundle {bundle.root}: stage {name} makes {denoiser.config.channels} latent channels, "
+                    f"the autoencoder has {channels}; the stages are of different runs"
+                )
         factor = self.autoencoder.config.factor
         if (self.low_height % factor, self.low_width % factor) != (0, 0):
-            raise UserError(f"bundle {bundle.root}: {self.low_height}x{self.low_width} is no multiple of the "
-                            f"autoencoder's factor of {factor}; the stages are of different runs")
+            raise UserError(
+                f"bundle {bundle.root}: {self.low_height}x{self.low_width} is no multiple of the "
+                f"autoencoder's factor of {factor}; the stages are of different runs"
+            )
         grid = self.upsample.patch
         if (self.height % grid, self.width % grid) != (0, 0):
-            raise UserError(f"bundle {bundle.root}: {self.height}x{self.width} is no multiple of the upsampler's "
-                            f"patch of {grid}; the stages are of different runs")
+            raise UserError(
+                f"bundle {bundle.root}: {self.height}x{self.width} is no multiple of the upsampler's "
+                f"patch of {grid}; the stages are of different runs"
+            )
 
     @property
     def height(self) -> int:
@@ -110,8 +127,9 @@ class DrivingPipeline:
     def fps(self) -> float:
         return self.key_fps * self.spacing
 
-    def __call__(self, *, start: Tensor | None, layout: Layout | None, seconds: float, seed: int,
-                 upsampler: str = "diffusion") -> Iterator[Tensor]:
+    def __call__(
+        self, *, start: Tensor | None, layout: Layout | None, seconds: float, seed: int, upsampler: str = "diffusion"
+    ) -> Iterator[Tensor]:
         """Frames uint8 [3, H, W], one by one, in memory that does not depend on how many.
 
         start      [S, 3, H, W] in [-1, 1]: one first frame, or two that are 1 / key_fps seconds apart (the newer is
@@ -129,24 +147,44 @@ class DrivingPipeline:
         else:
             if self.upsampler is None:
                 raise UserError("this pipeline was loaded without its upsampler; use upsampler=bicubic")
-            full = cascade.upsample(self.upsampler, self.schedule, self.upsample, islice(low, frames), seed, self.config)
+            full = cascade.upsample(
+                self.upsampler, self.schedule, self.upsample, islice(low, frames), seed, self.config
+            )
         return (to_uint8(frame).cpu() for frame in islice(full, frames))
 
     def low_resolution(self, start: Tensor | None, layout: Layout | None, seed: int) -> Iterator[Tensor]:
         """Endless frames [3, h, w] in [-1, 1] at the working resolution and the full rate."""
         at = self.layout_at(layout)
         coarse = self.coarse_latents(start, layout, seed)
-        fine = cascade.interpolate(self.interpolator, self.schedule, self.interpolate, coarse, at,
-                                   self.interpolate.factor, 1, seed, self.config)
+        fine = cascade.interpolate(
+            self.interpolator,
+            self.schedule,
+            self.interpolate,
+            coarse,
+            at,
+            self.interpolate.factor,
+            1,
+            seed,
+            self.config,
+        )
         return cascade.decode(self.autoencoder, fine)
 
     def coarse_latents(self, start: Tensor | None, layout: Layout | None, seed: int) -> Iterator[Tensor]:
         """Endless latents [C, h, w] after the first interpolation, at fps / factor."""
         at = self.layout_at(layout)
-        keys = cascade.keyframes(self.keyframes, self.schedule, self.predict, self.start_latents(start, at, seed), at,
-                                 self.spacing, seed, self.config)
-        return cascade.interpolate(self.interpolator, self.schedule, self.interpolate, keys, at, self.spacing, 0, seed,
-                                   self.config)
+        keys = cascade.keyframes(
+            self.keyframes,
+            self.schedule,
+            self.predict,
+            self.start_latents(start, at, seed),
+            at,
+            self.spacing,
+            seed,
+            self.config,
+        )
+        return cascade.interpolate(
+            self.interpolator, self.schedule, self.interpolate, keys, at, self.spacing, 0, seed, self.config
+        )
 
     @torch.no_grad()
     def start_latents(self, start: Tensor | None, at: cascade.LayoutAt, seed: int) -> Tensor:

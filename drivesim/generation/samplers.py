@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from drivesim.clip import Layout
-from drivesim.diffusion.sampler import guided, sample
 from drivesim.diffusion.precondition import predict_velocity
+from drivesim.diffusion.sampler import guided, sample
 from drivesim.diffusion.schedule import Diffusion, ScheduleConfig
 from drivesim.diffusion.tasks import Known, Upsample, context_planes
 from drivesim.machine import probe
@@ -39,21 +39,36 @@ class SamplerConfig:
 
 
 @torch.no_grad()
-def sample_frames(denoiser: Denoiser, schedule: ScheduleConfig, layout: Layout, noise: Tensor,
-                  config: SamplerConfig) -> Tensor:
+def sample_frames(
+    denoiser: Denoiser, schedule: ScheduleConfig, layout: Layout, noise: Tensor, config: SamplerConfig
+) -> Tensor:
     """Latents [B, T, C, h, w] of frames by themselves: the image LDM. layout [B, T], noise like the latents."""
     device = _device(denoiser)
     layout, noise = layout.to(device), noise.to(device)
     with probe().autocast():
         conditional = _denoise(denoiser, schedule, layout, noise, None)
         null = _denoise(denoiser, schedule, unknown_like(layout), noise, None)
-        return sample(guided(conditional, null, config.layout_guidance), config.start(denoiser, noise), schedule,
-                      config.image_steps, config.sampler)
+        return sample(
+            guided(conditional, null, config.layout_guidance),
+            config.start(denoiser, noise),
+            schedule,
+            config.image_steps,
+            config.sampler,
+        )
 
 
 @torch.no_grad()
-def sample_window(denoiser: Denoiser, schedule: ScheduleConfig, layout: Layout, latents: Tensor, known: Known,
-                  noise: Tensor, steps: int, config: SamplerConfig, guidance: bool) -> Tensor:
+def sample_window(
+    denoiser: Denoiser,
+    schedule: ScheduleConfig,
+    layout: Layout,
+    latents: Tensor,
+    known: Known,
+    noise: Tensor,
+    steps: int,
+    config: SamplerConfig,
+    guidance: bool,
+) -> Tensor:
     """Fill in a window: latents [B, T, C, h, w] of which `known` are given (the others are ignored).
 
     returns  [B, T, C, h, w], the known frames as they were
@@ -68,14 +83,17 @@ def sample_window(denoiser: Denoiser, schedule: ScheduleConfig, layout: Layout, 
             nothing = Known(torch.zeros_like(known.mask), known.flag)
             without = denoiser.encode_context(context_planes(torch.zeros_like(latents), nothing))
             denoise = guided(denoise, _denoise(denoiser, schedule, layout, noise, without), config.context_guidance)
-            denoise = guided(denoise, _denoise(denoiser, schedule, unknown_like(layout), noise, context), config.layout_guidance)
+            denoise = guided(
+                denoise, _denoise(denoiser, schedule, unknown_like(layout), noise, context), config.layout_guidance
+            )
         made = sample(denoise, config.start(denoiser, noise), schedule, steps, config.sampler)
     return mask * latents + (1 - mask) * made
 
 
 @torch.no_grad()
-def sample_upsampled(denoiser: Denoiser, schedule: ScheduleConfig, task: Upsample, low: Tensor, noise: Tensor,
-                     config: SamplerConfig) -> Tensor:
+def sample_upsampled(
+    denoiser: Denoiser, schedule: ScheduleConfig, task: Upsample, low: Tensor, noise: Tensor, config: SamplerConfig
+) -> Tensor:
     """low [B, T, 3, h, w] in [-1, 1] -> [B, T, 3, h·factor, w·factor]; noise [B, T, C, H/patch, W/patch]."""
     low, noise = low.to(_device(denoiser)), noise.to(_device(denoiser))
     with probe().autocast():
@@ -89,6 +107,7 @@ def sample_upsampled(denoiser: Denoiser, schedule: ScheduleConfig, task: Upsampl
 
         def denoise(x: Tensor, timestep: Tensor) -> Tensor:
             return predict_velocity(denoiser, diffusion, x, timestep, planes)
+
         residual = sample(denoise, config.upsample_temperature * noise, schedule, config.upsample_steps, config.sampler)
     return (base + task.unfold(residual * task.residual_std)).clamp(-1, 1)
 
@@ -104,6 +123,7 @@ def _denoise(denoiser: Denoiser, schedule: ScheduleConfig, layout: Layout, noise
 
     def denoise(x: Tensor, timestep: Tensor) -> Tensor:
         return predict_velocity(denoiser, diffusion, x, timestep, planes, tokens, context)
+
     return denoise
 
 

@@ -1,5 +1,6 @@
 """The autoencoder between pixels and latents, and the temporal layers of its decoder (paper, section 3.1.1)."""
 
+import itertools
 from dataclasses import dataclass
 
 import torch
@@ -104,13 +105,14 @@ class PatchAutoencoder(Autoencoder):
         self.register_buffer("mean", torch.zeros(3 * f * f))
         self.analysis = nn.Conv2d(3 * f * f, c, 1, bias=False)
         self.synthesis = nn.Conv2d(c, 3 * f * f, 1, bias=False)
-        self.encoder = nn.Sequential(nn.Conv2d(3 * f * f, w, 1), *(ResBlock(w) for _ in range(config.blocks)),
-                                     nn.Conv2d(w, c, 1))
+        self.encoder = nn.Sequential(
+            nn.Conv2d(3 * f * f, w, 1), *(ResBlock(w) for _ in range(config.blocks)), nn.Conv2d(w, c, 1)
+        )
         # Decoder features go up two levels by pixel shuffle, so that edges are drawn at half the picture's resolution.
         widths = [w, w // 2, w // 4]
         self.decoder_in = nn.Conv2d(c, w, 3, padding=1)
         self.levels = nn.ModuleList(nn.Sequential(*(ResBlock(n) for _ in range(config.blocks))) for n in widths)
-        self.up = nn.ModuleList(nn.Conv2d(a, 4 * b, 1) for a, b in zip(widths[:-1], widths[1:], strict=True))
+        self.up = nn.ModuleList(nn.Conv2d(a, 4 * b, 1) for a, b in itertools.pairwise(widths))
         self.decoder_out = nn.Conv2d(widths[-1], 3 * (f // 4) ** 2, 3, padding=1)
         for layer in (self.encoder[-1], self.decoder_out):
             nn.init.zeros_(layer.weight)  # type: ignore[arg-type]
@@ -126,7 +128,7 @@ class PatchAutoencoder(Autoencoder):
         values, vectors = torch.linalg.eigh((patches - mean).T @ (patches - mean) / len(patches))
         values, vectors = values[-c:].flip(0), vectors[:, -c:].flip(1)
         spread = values.clamp_min(1e-8).sqrt()
-        scale = spread ** self.config.whitening
+        scale = spread**self.config.whitening
         scale = scale * ((spread / scale) ** 2).mean().sqrt()  # mean square of all latents becomes 1
         self.mean.copy_(mean)
         self.analysis.weight.copy_((vectors / scale).T[..., None, None])
@@ -158,8 +160,11 @@ class KLAutoencoder(Autoencoder):
         levels = config.factor.bit_length()  # f = 8: four levels, three times halved
         widths = tuple(config.width * m for m in (1, 2, 4, 4, 4, 4)[:levels])
         self.vae = AutoencoderKL(
-            block_out_channels=widths, layers_per_block=config.blocks, latent_channels=config.channels,
-            down_block_types=("DownEncoderBlock2D",) * levels, up_block_types=("UpDecoderBlock2D",) * levels,
+            block_out_channels=widths,
+            layers_per_block=config.blocks,
+            latent_channels=config.channels,
+            down_block_types=("DownEncoderBlock2D",) * levels,
+            up_block_types=("UpDecoderBlock2D",) * levels,
             norm_num_groups=min(32, config.width),
         ).to(memory_format=torch.channels_last)
         self.register_buffer("scale", torch.ones(()))
@@ -182,6 +187,8 @@ class KLAutoencoder(Autoencoder):
         self.scale.div_(self.encode(images).square().mean().sqrt())
 
     def decoder_sites(self) -> list[tuple[str, nn.Module, int, str]]:
-        return [(f"vae.decoder.{name}", module, module.conv2.out_channels, "conv")
-                for name, module in self.vae.decoder.named_modules()
-                if name.split(".")[-2:-1] == ["resnets"]]
+        return [
+            (f"vae.decoder.{name}", module, module.conv2.out_channels, "conv")
+            for name, module in self.vae.decoder.named_modules()
+            if name.split(".")[-2:-1] == ["resnets"]
+        ]

@@ -18,9 +18,12 @@ def rasterise(layout: Layout, height: int, width: int) -> Tensor:
     vehicle size        height of the largest covering box, a cue for its distance
     boxes known, night (-1 day, 1 night), night known, crowdedness, crowdedness known    constant over the picture
     """
+
     def cover(low: Tensor, high: Tensor, cells: int) -> Tensor:  # [..., N] -> [..., N, cells]
         edge = torch.arange(cells, device=low.device) / cells
-        return ((torch.minimum(high[..., None], edge + 1 / cells) - torch.maximum(low[..., None], edge)) * cells).clamp(0, 1)
+        return ((torch.minimum(high[..., None], edge + 1 / cells) - torch.maximum(low[..., None], edge)) * cells).clamp(
+            0, 1
+        )
 
     x1, y1, x2, y2 = layout.boxes.unbind(-1)
     area = cover(y1, y2, height)[..., :, None] * cover(x1, x2, width)[..., None, :]  # [..., N, h, w]
@@ -28,8 +31,11 @@ def rasterise(layout: Layout, height: int, width: int) -> Tensor:
     vehicle = given & (layout.classes < len(VEHICLES))
     person = given & ~vehicle
     vehicles = area * vehicle[..., None, None]
-    drawn = [vehicles.amax(-3), (area * person[..., None, None]).amax(-3),
-             (vehicles * (y2 - y1)[..., None, None]).amax(-3)]
+    drawn = [
+        vehicles.amax(-3),
+        (area * person[..., None, None]).amax(-3),
+        (vehicles * (y2 - y1)[..., None, None]).amax(-3),
+    ]
     flat = [layout.known.float(), *_known(layout.night * 2 - 1), *_known(layout.crowdedness / CROWD_SCALE)]
     ones = torch.ones_like(drawn[0])
     return torch.stack([*drawn, *(value[..., None, None] * ones for value in flat)], -3)
@@ -68,12 +74,17 @@ def drop(layout: Layout, boxes: float, labels: float, generator: torch.Generator
 
     layout  leading dimensions [B, T];  boxes, labels  probabilities
     """
+
     def keep(probability: float) -> Tensor:
         draw = torch.rand(layout.night.shape[0], 1, generator=generator).to(layout.night.device)
         return draw >= probability
 
     nan = torch.full_like(layout.night, float("nan"))
-    return Layout(layout.boxes, layout.classes, layout.tracks,
-                  night=torch.where(keep(labels), layout.night, nan),
-                  crowdedness=torch.where(keep(labels), layout.crowdedness, nan),
-                  known=layout.known & keep(boxes))
+    return Layout(
+        layout.boxes,
+        layout.classes,
+        layout.tracks,
+        night=torch.where(keep(labels), layout.night, nan),
+        crowdedness=torch.where(keep(labels), layout.crowdedness, nan),
+        known=layout.known & keep(boxes),
+    )

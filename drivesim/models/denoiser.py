@@ -89,8 +89,13 @@ class Denoiser(nn.Module):
         context_channels  channels of the known frames with their mask and flags; 0 when a task knows no frames
         """
         self.requires_grad_(False)
-        self.temporal = TemporalLayers(temporal_sites(self.unet), context_channels, self.config.context_width,
-                                       len(self.config.block_out_channels), self.config.groups)
+        self.temporal = TemporalLayers(
+            temporal_sites(self.unet),
+            context_channels,
+            self.config.context_width,
+            len(self.config.block_out_channels),
+            self.config.groups,
+        )
         self.temporal.to(memory_format=torch.channels_last)
         return self
 
@@ -99,8 +104,15 @@ class Denoiser(nn.Module):
         tokens = self.tokens(layout) if self.tokens is not None else None
         return rasterise(layout, height, width), tokens
 
-    def forward(self, x: Tensor, timestep: Tensor, planes: Tensor, tokens: Tensor | None = None,
-                context: "Context | None" = None, hint: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        timestep: Tensor,
+        planes: Tensor,
+        tokens: Tensor | None = None,
+        context: "Context | None" = None,
+        hint: Tensor | None = None,
+    ) -> Tensor:
         """Predict the velocity of noisy latents.
 
         x         [B, T, C, h, w]

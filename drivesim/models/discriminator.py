@@ -1,5 +1,7 @@
 """Patch discriminator of 3D convolutions for the temporally tuned decoder (paper, section 3.1.1)."""
 
+import itertools
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -13,7 +15,8 @@ class VideoDiscriminator(nn.Module):
         super().__init__()
         widths = [3, width, 2 * width, 4 * width]
         self.layers = nn.ModuleList(
-            nn.Conv3d(a, b, (3, 4, 4), stride=(1, 2, 2), padding=1) for a, b in zip(widths[:-1], widths[1:], strict=True))
+            nn.Conv3d(a, b, (3, 4, 4), stride=(1, 2, 2), padding=1) for a, b in itertools.pairwise(widths)
+        )
         self.out = nn.Conv3d(widths[-1], 1, 3, padding=1)
 
     def forward(self, video: Tensor) -> Tensor:
@@ -24,8 +27,11 @@ class VideoDiscriminator(nn.Module):
 
 def discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
     """Hinge loss of logits (Lim & Ye 2017)."""
-    return (F.relu(1 - real) + F.relu(1 + fake)).mean() / 2 if real.shape == fake.shape else (
-        F.relu(1 - real).mean() + F.relu(1 + fake).mean()) / 2
+    return (
+        (F.relu(1 - real) + F.relu(1 + fake)).mean() / 2
+        if real.shape == fake.shape
+        else (F.relu(1 - real).mean() + F.relu(1 + fake).mean()) / 2
+    )
 
 
 def generator_loss(fake: Tensor) -> Tensor:

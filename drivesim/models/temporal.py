@@ -150,8 +150,9 @@ class TemporalHead(nn.Module):
         parts = [features, z]
         if self.context_channels:
             size = z.shape[-2], z.shape[-1]
-            parts.append(run.features[size] if size in run.features else
-                         z.new_zeros(z.shape[0], self.context_channels, *size))
+            parts.append(
+                run.features[size] if size in run.features else z.new_zeros(z.shape[0], self.context_channels, *size)
+            )
             parts.append(torch.zeros_like(z) if run.hint is None else run.hint.to(z.dtype))
         hidden = F.silu(self.conv_in(torch.cat(parts, 1)))
         return self.merge(z, self.conv_out(F.silu(self.time(hidden, run))))
@@ -188,8 +189,14 @@ class TemporalLayers(nn.Module):
     levels   number of resolutions of the network
     """
 
-    def __init__(self, sites: Iterable[tuple[str, nn.Module, int, str]], context: int, context_width: int,
-                 levels: int, groups: int = 16) -> None:
+    def __init__(
+        self,
+        sites: Iterable[tuple[str, nn.Module, int, str]],
+        context: int,
+        context_width: int,
+        levels: int,
+        groups: int = 16,
+    ) -> None:
         super().__init__()
         width = context_width if context else 0
         self.context = ContextEncoder(context, context_width, levels) if context else None
@@ -216,6 +223,7 @@ class TemporalLayers(nn.Module):
             if isinstance(output, tuple):  # diffusers' transformers with return_dict=False
                 return (layer(output[0], self._run), *output[1:])
             return layer(output, self._run)
+
         return after
 
     def encode(self, context: Tensor) -> dict[tuple[int, int], Tensor]:
@@ -223,8 +231,9 @@ class TemporalLayers(nn.Module):
         assert self.context is not None
         return self.context(context)
 
-    def running(self, frames: int, features: dict[tuple[int, int], Tensor] | None = None,
-                hint: Tensor | None = None) -> "_Running":
+    def running(
+        self, frames: int, features: dict[tuple[int, int], Tensor] | None = None, hint: Tensor | None = None
+    ) -> "_Running":
         """A context manager: inside it the hooks are active, outside the network is the image network."""
         return _Running(self, Run(frames, features or {}, hint))
 

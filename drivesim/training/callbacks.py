@@ -37,8 +37,13 @@ class Budget(Timer):
             for group in optimizer.param_groups:
                 group.setdefault("peak_lr", group["lr"])  # kept in checkpoints, so a resumed run anneals the same rate
         if trainer.is_global_zero:
-            self._bar = tqdm(total=100, desc=self.label, file=sys.stderr, mininterval=1,
-                             bar_format="{desc}: {percentage:3.0f}%|{bar:30}| {elapsed}<{remaining} {postfix}")
+            self._bar = tqdm(
+                total=100,
+                desc=self.label,
+                file=sys.stderr,
+                mininterval=1,
+                bar_format="{desc}: {percentage:3.0f}%|{bar:30}| {elapsed}<{remaining} {postfix}",
+            )
 
     def on_train_batch_start(self, trainer: pl.Trainer, *args) -> None:
         warm = min((trainer.global_step + 1) / max(self.warmup_steps, 1), 1.0)
@@ -69,6 +74,7 @@ class AveragedWeights(WeightAveraging):
         def average(averaged: list[torch.Tensor], current: list[torch.Tensor], count: torch.Tensor | int) -> None:
             n = float(count)
             torch._foreach_lerp_(averaged, current, 1 - min(decay, (1 + n) / (10 + n)))
+
         super().__init__(multi_avg_fn=average)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -81,8 +87,9 @@ class AveragedWeights(WeightAveraging):
 class SampleGrid(Callback):
     """Writes a picture of what the stage makes at given shares of its budget, so that one can look while it trains."""
 
-    def __init__(self, folder: Path, budget: Budget, averaged: AveragedWeights,
-                 shares: tuple[float, ...] = (0.25, 0.5, 1.0)) -> None:
+    def __init__(
+        self, folder: Path, budget: Budget, averaged: AveragedWeights, shares: tuple[float, ...] = (0.25, 0.5, 1.0)
+    ) -> None:
         self.folder, self.budget, self.averaged, self.shares = folder, budget, averaged, list(shares)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module, *args) -> None:

@@ -61,4 +61,6 @@ class ExperimentConfig:
     interpolate: Interpolate = field(default_factory=Interpolate)
     upsample: Upsample = field(default_factory=Upsample)
     stages: StagesConfig = field(default_factory=StagesConfig)
-    sampler: SamplerConfig = field(default_factory=SamplerConfig)  # what the bundle is sampled with unless told otherwise
+    sampler: SamplerConfig = field(
+        default_factory=SamplerConfig
+    )  # what the bundle is sampled with unless told otherwise

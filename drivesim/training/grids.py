@@ -44,8 +44,17 @@ class LatentGrid:
         else:
             counts = torch.ones(len(batch.x), dtype=torch.long)
             known = self.task.known(counts if hasattr(self.task, "probabilities") else batch.level)  # type: ignore
-            made = sample_window(denoiser, self.schedule, batch.layout, batch.x, known, noise, config.keyframe_steps,
-                                 config, guidance=False)
+            made = sample_window(
+                denoiser,
+                self.schedule,
+                batch.layout,
+                batch.x,
+                known,
+                noise,
+                config.keyframe_steps,
+                config,
+                guidance=False,
+            )
         rows = []
         for i in range(len(made)):
             real = [draw_layout(_picture(frame), batch.layout[i, t]) for t, frame in enumerate(self.decode(batch.x[i]))]
@@ -70,8 +79,10 @@ class UpsampleGrid:
         low = low.unflatten(0, high.shape[:2])
         noise = window_noise(tuple(self.task.fold(high).shape), 0, 0)
         made = sample_upsampled(denoiser, self.schedule, self.task, low, noise, self.sampler)
-        rows = [np.concatenate([_picture(x[i, 0]) for x in (self.task.enlarge(low), made, high)], 1)
-                for i in range(len(high))]
+        rows = [
+            np.concatenate([_picture(x[i, 0]) for x in (self.task.enlarge(low), made, high)], 1)
+            for i in range(len(high))
+        ]
         return np.concatenate(rows, 0)
 
 

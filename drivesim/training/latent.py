@@ -25,8 +25,16 @@ class LatentVideoDiffusion(pl.LightningModule):
     With a temporal task the image network stays frozen and only the temporal layers are optimised and saved.
     """
 
-    def __init__(self, denoiser: Denoiser, task: Task, diffusion: Diffusion, stage: StageConfig, seed: int,
-                 validation: list[Batch], grid: GridMaker) -> None:
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        task: Task,
+        diffusion: Diffusion,
+        stage: StageConfig,
+        seed: int,
+        validation: list[Batch],
+        grid: GridMaker,
+    ) -> None:
         super().__init__()
         self.denoiser, self.task, self.diffusion, self.stage, self.seed = denoiser, task, diffusion, stage, seed
         self.validation, self.grid = validation, grid
@@ -40,15 +48,19 @@ class LatentVideoDiffusion(pl.LightningModule):
         problem = self.task.pose(batch, self.denoiser, generator)
         loss = velocity_loss(self.denoiser, problem, self.diffusion, generator)
         if not torch.isfinite(loss):
-            raise RuntimeError(f"loss is {loss.item()} at step {self.global_step}; the last checkpoint is good, "
-                               "lower stages.*.lr and run again")
+            raise RuntimeError(
+                f"loss is {loss.item()} at step {self.global_step}; the last checkpoint is good, "
+                "lower stages.*.lr and run again"
+            )
         return loss
 
     @torch.no_grad()
     def validation_loss(self) -> float:
         """Loss on the same held-out windows, times and noise every time: comparable along a run and between runs."""
-        losses = [float(self._loss(batch.to(self.device), torch.Generator().manual_seed(i)))
-                  for i, batch in enumerate(self.validation)]
+        losses = [
+            float(self._loss(batch.to(self.device), torch.Generator().manual_seed(i)))
+            for i, batch in enumerate(self.validation)
+        ]
         return float(np.mean(losses))
 
     def sample_grid(self) -> np.ndarray:
@@ -60,7 +72,9 @@ class LatentVideoDiffusion(pl.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         trained = [p for p in self.denoiser.parameters() if p.requires_grad]
-        return torch.optim.AdamW(trained, lr=self.stage.lr, weight_decay=self.stage.weight_decay, betas=(0.9, 0.99), fused=True)
+        return torch.optim.AdamW(
+            trained, lr=self.stage.lr, weight_decay=self.stage.weight_decay, betas=(0.9, 0.99), fused=True
+        )
 
     def result(self) -> dict[str, torch.Tensor]:
         """What the stage adds to a bundle: the image network, or the temporal layers alone."""

@@ -22,8 +22,9 @@ class AutoencoderTraining(pl.LightningModule):
                  (paper, section 3.1.1), the difference between consecutive frames counts too: it is what flickers
     """
 
-    def __init__(self, autoencoder: Autoencoder, stage: StageConfig, video: bool, validation: list[Batch],
-                 seed: int) -> None:
+    def __init__(
+        self, autoencoder: Autoencoder, stage: StageConfig, video: bool, validation: list[Batch], seed: int
+    ) -> None:
         super().__init__()
         self.autoencoder, self.stage, self.video, self.validation = autoencoder, stage, video, validation
         self.seed = seed
@@ -47,7 +48,9 @@ class AutoencoderTraining(pl.LightningModule):
         generator.step()
         self.log("loss", error.detach())
         if critic is not None and self.discriminator is not None:
-            loss = discriminator_loss(self.discriminator(_time_first(x)), self.discriminator(_time_first(rebuilt.detach())))
+            loss = discriminator_loss(
+                self.discriminator(_time_first(x)), self.discriminator(_time_first(rebuilt.detach()))
+            )
             critic.zero_grad()
             self.manual_backward(loss)
             critic.optimizer.step()  # not through Lightning, which would count it as a second training step
@@ -64,7 +67,10 @@ class AutoencoderTraining(pl.LightningModule):
                 latents = self.autoencoder.encode(frames)
         elif isinstance(self.autoencoder, KLAutoencoder) and generator is not None:
             posterior = self.autoencoder.moments(frames)
-            latents, penalty = posterior.sample(generator) * self.autoencoder.scale, self.stage.kl * posterior.kl().mean()
+            latents, penalty = (
+                posterior.sample(generator) * self.autoencoder.scale,
+                self.stage.kl * posterior.kl().mean(),
+            )
         else:
             latents = self.autoencoder.encode(frames)
             penalty = 1e-2 * (latents.square().mean() - 1).square()  # latents keep unit size, which diffusion counts on
@@ -78,7 +84,10 @@ class AutoencoderTraining(pl.LightningModule):
     @torch.no_grad()
     def validation_loss(self) -> float:
         """Mean squared error on held-out windows."""
-        errors = [F.mse_loss(self.reconstruct(batch.x.to(self.device))[0], batch.x.to(self.device)) for batch in self.validation]
+        errors = [
+            F.mse_loss(self.reconstruct(batch.x.to(self.device))[0], batch.x.to(self.device))
+            for batch in self.validation
+        ]
         return float(torch.stack(errors).mean())
 
     def sample_grid(self) -> np.ndarray:

@@ -52,6 +52,7 @@ class Workspace:
         @torch.no_grad()
         def encode(frames: Tensor) -> Tensor:
             return autoencoder.encode(frames).float()  # fp32: made once, so precision costs nothing
+
         key = f"{self.bundle.sha('autoencoder')[:16]}_{self.frames.height}x{self.frames.width}"
         return LatentCache(self.store, key).build(self.frames, encode)
 
@@ -76,12 +77,15 @@ class Workspace:
         predict, between, stages = self.experiment.predict, self.experiment.interpolate, self.experiment.stages
         coarse = WindowSpec(between.frames, self.fps / between.factor, level=0)
         fine = WindowSpec(between.frames, self.fps, level=1)
-        return {"autoencoder": [WindowSpec(1, 0)], "image": [WindowSpec(1, 0)],
-                "keyframes": [WindowSpec(predict.frames, self.experiment.data.key_fps)],
-                "interpolate": [coarse, fine],
-                "decoder": [WindowSpec(stages.decoder.frames, self.fps)],
-                "upsample": [WindowSpec(stages.upsample.frames, 0)],
-                "upsample_temporal": [WindowSpec(stages.upsample_temporal.frames, self.fps)]}
+        return {
+            "autoencoder": [WindowSpec(1, 0)],
+            "image": [WindowSpec(1, 0)],
+            "keyframes": [WindowSpec(predict.frames, self.experiment.data.key_fps)],
+            "interpolate": [coarse, fine],
+            "decoder": [WindowSpec(stages.decoder.frames, self.fps)],
+            "upsample": [WindowSpec(stages.upsample.frames, 0)],
+            "upsample_temporal": [WindowSpec(stages.upsample_temporal.frames, self.fps)],
+        }
 
     def patches(self) -> VideoPatches:
         """What the upsampler sees: random patches at full resolution."""
@@ -98,8 +102,9 @@ class Workspace:
     def image(self) -> Denoiser:
         return load_denoiser(self.bundle, "image")
 
-    def data(self, reader: Reader, specs: list[WindowSpec], stage: StageConfig, workers: int = 0) -> tuple[
-            WindowModule, list[Batch]]:
+    def data(
+        self, reader: Reader, specs: list[WindowSpec], stage: StageConfig, workers: int = 0
+    ) -> tuple[WindowModule, list[Batch]]:
         """Endless training windows, and a few fixed held-out batches (of the training split where none is held out)."""
         slots = self.experiment.data.slots
         training = WindowDataset(self.store, reader, "train", specs, self.seed, slots)
@@ -114,7 +119,7 @@ class Workspace:
 
 @dataclass
 class StageRun:
-    """A stage ready to train. `config` is what the bundle keeps, enough to rebuild the network without the experiment."""
+    """A stage ready to train. `config` is what the bundle keeps: enough to rebuild the network by itself."""
 
     module: pl.LightningModule
     data: pl.LightningDataModule
@@ -127,8 +132,9 @@ def autoencoder(work: Workspace, stage: StageConfig) -> StageRun:
     if isinstance(model, PatchAutoencoder):
         sample = [data.dataset[i][0] for i in range(min(256, max(64, 4 * stage.batch_size)))]
         model.fit_patches(torch.cat(sample))
-    return StageRun(AutoencoderTraining(model, stage, False, validation, work.seed), data,
-                    {"model": to_dict(model.config)})
+    return StageRun(
+        AutoencoderTraining(model, stage, False, validation, work.seed), data, {"model": to_dict(model.config)}
+    )
 
 
 def image(work: Workspace, stage: StageConfig) -> StageRun:
@@ -148,8 +154,7 @@ def interpolate(work: Workspace, stage: StageConfig) -> StageRun:
 def decoder(work: Workspace, stage: StageConfig) -> StageRun:
     model = load_autoencoder(work.bundle).inflate_decoder()
     data, validation = work.data(work.frames, work.specs["decoder"], stage)
-    return StageRun(AutoencoderTraining(model, stage, True, validation, work.seed), data,
-                    {"frames": stage.frames})
+    return StageRun(AutoencoderTraining(model, stage, True, validation, work.seed), data, {"frames": stage.frames})
 
 
 def upsample(work: Workspace, stage: StageConfig) -> StageRun:
@@ -164,23 +169,36 @@ def upsample_temporal(work: Workspace, stage: StageConfig) -> StageRun:
 
 STAGES: dict[str, Callable[[Workspace, StageConfig], StageRun]] = {
     builder.__name__: builder
-    for builder in (autoencoder, image, keyframes, interpolate, decoder, upsample, upsample_temporal)}
+    for builder in (autoencoder, image, keyframes, interpolate, decoder, upsample, upsample_temporal)
+}
 
 
-def _latent_run(work: Workspace, stage: StageConfig, denoiser: Denoiser, task: Frames, specs: list[WindowSpec]) -> StageRun:
+def _latent_run(
+    work: Workspace, stage: StageConfig, denoiser: Denoiser, task: Frames, specs: list[WindowSpec]
+) -> StageRun:
     channels = work.autoencoder.config.channels
     if denoiser.config.channels != channels:
-        raise UserError(f"config.denoiser.channels is {denoiser.config.channels} but the autoencoder has {channels}; "
-                        "set them alike")
+        raise UserError(
+            f"config.denoiser.channels is {denoiser.config.channels} but the autoencoder has {channels}; set them alike"
+        )
     if task.temporal:
         denoiser.inflate(channels + task.context_channels)
     data, validation = work.data(work.latents, specs, stage)
-    grid = LatentGrid(validation[0], work.decode, work.experiment.schedule, task, work.experiment.sampler,
-                      rows=3 if task.temporal else 8)
+    grid = LatentGrid(
+        validation[0],
+        work.decode,
+        work.experiment.schedule,
+        task,
+        work.experiment.sampler,
+        rows=3 if task.temporal else 8,
+    )
     diffusion = Diffusion(work.experiment.schedule)
     module = LatentVideoDiffusion(denoiser, task, diffusion, stage, work.seed, validation, grid)
-    return StageRun(module, data, {"model": to_dict(denoiser.config), "task": to_dict(task),
-                                   "schedule": to_dict(work.experiment.schedule)})
+    return StageRun(
+        module,
+        data,
+        {"model": to_dict(denoiser.config), "task": to_dict(task), "schedule": to_dict(work.experiment.schedule)},
+    )
 
 
 def _upsample_run(work: Workspace, stage: StageConfig, denoiser: Denoiser, task: Upsample) -> StageRun:
@@ -193,8 +211,11 @@ def _upsample_run(work: Workspace, stage: StageConfig, denoiser: Denoiser, task:
     grid = UpsampleGrid(validation[0], work.experiment.schedule, task, work.experiment.sampler)
     diffusion = Diffusion(work.experiment.schedule)
     module = LatentVideoDiffusion(denoiser, task, diffusion, stage, work.seed, validation, grid)
-    return StageRun(module, data, {"model": to_dict(denoiser.config), "task": to_dict(task),
-                                   "schedule": to_dict(work.experiment.schedule)})
+    return StageRun(
+        module,
+        data,
+        {"model": to_dict(denoiser.config), "task": to_dict(task), "schedule": to_dict(work.experiment.schedule)},
+    )
 
 
 def _residual_std(task: Upsample, batches: list[Batch]) -> float:

@@ -39,8 +39,11 @@ class TrainConfig:
     data: str = option(help="clip store made by `drivesim prepare`")
     out: str = option("runs/town", "folder of the run")
     stage: str = option("all", f"all, or one of {', '.join(STAGES)}")
-    budget_minutes: float | None = option(None, "time for all stages together, shared out by config.stages.*.share; "
-                                                   "without it config.stages.*.max_steps end a stage")
+    budget_minutes: float | None = option(
+        None,
+        "time for all stages together, shared out by config.stages.*.share; "
+        "without it config.stages.*.max_steps end a stage",
+    )
     seed: int = option(0, "seed of weights, windows and noise")
     checkpoint_seconds: int = option(60, "a run that is killed loses at most this much")
     devices: int = option(1, "GPUs, or processes on a CPU (Lightning DDP)")
@@ -75,12 +78,16 @@ def check(config: TrainConfig) -> None:
     data, factor = config.config.data, config.config.autoencoder.factor
     levels = 2 ** (len(config.config.denoiser.block_out_channels) - 1)
     if data.height % (factor * levels) or data.width % (factor * levels):
-        raise UserError(f"config.data.height and width ({data.height}x{data.width}) must be multiples of "
-                        f"{factor * levels} (autoencoder factor x U-Net down-samplings)")
+        raise UserError(
+            f"config.data.height and width ({data.height}x{data.width}) must be multiples of "
+            f"{factor * levels} (autoencoder factor x U-Net down-samplings)"
+        )
     task, predict = config.config.upsample, config.config.predict
     if task.patch % task.factor or (data.height * task.factor) % task.patch or (data.width * task.factor) % task.patch:
-        raise UserError(f"config.upsample.patch={task.patch} must be a multiple of config.upsample.factor="
-                        f"{task.factor} and divide {data.height * task.factor}x{data.width * task.factor}")
+        raise UserError(
+            f"config.upsample.patch={task.patch} must be a multiple of config.upsample.factor="
+            f"{task.factor} and divide {data.height * task.factor}x{data.width * task.factor}"
+        )
     if predict.frames < 3:
         raise UserError(f"config.predict.frames={predict.frames}; expected 3 or more, two of which may be known")
     if not 0 <= config.seed < 2**32:
@@ -95,8 +102,9 @@ def check(config: TrainConfig) -> None:
     if config.budget_minutes is None:
         for f in fields(config.config.stages):
             if getattr(config.config.stages, f.name).max_steps <= 0 and config.stage in ("all", f.name):
-                raise UserError(f"nothing ends stage {f.name}: give budget_minutes=... or "
-                                f"config.stages.{f.name}.max_steps=...")
+                raise UserError(
+                    f"nothing ends stage {f.name}: give budget_minutes=... or config.stages.{f.name}.max_steps=..."
+                )
 
 
 def _check_networks(experiment: ExperimentConfig) -> None:
@@ -121,14 +129,28 @@ def train_stage(name: str, config: TrainConfig, work: Workspace) -> None:
     averaged = AveragedWeights(stage.ema_decay)
     manual = not run.module.automatic_optimization
     trainer = pl.Trainer(
-        default_root_dir=folder, accelerator="gpu" if probe().device == "cuda" else "cpu", devices=config.devices,
-        strategy=_strategy(config, run.module), precision=probe().lightning_precision, max_epochs=1, max_steps=stage.max_steps,  # type: ignore
+        default_root_dir=folder,
+        accelerator="gpu" if probe().device == "cuda" else "cpu",
+        devices=config.devices,
+        strategy=_strategy(config, run.module),
+        precision=probe().lightning_precision,  # type: ignore[arg-type]
+        max_epochs=1,
+        max_steps=stage.max_steps,
         accumulate_grad_batches=1 if manual else stage.accumulate,
-        logger=CSVLogger(str(folder), name="logs", version=""), log_every_n_steps=10, enable_progress_bar=False,
-        enable_model_summary=False, enable_checkpointing=False, use_distributed_sampler=False,
+        logger=CSVLogger(str(folder), name="logs", version=""),
+        log_every_n_steps=10,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        use_distributed_sampler=False,
         plugins=[WholeCheckpoints()],
-        callbacks=[budget, averaged, SampleGrid(folder / "samples", budget, averaged),
-                   Checkpoints(last, config.checkpoint_seconds)])
+        callbacks=[
+            budget,
+            averaged,
+            SampleGrid(folder / "samples", budget, averaged),
+            Checkpoints(last, config.checkpoint_seconds),
+        ],
+    )
     if last.exists() and config.overwrite:
         last.unlink()
     started = time.time()
@@ -137,8 +159,10 @@ def train_stage(name: str, config: TrainConfig, work: Workspace) -> None:
     except (RuntimeError, ValueError, KeyError) as error:
         if not re.search(r"state.?dict", str(error)):
             raise
-        raise UserError(f"{last} is of another configuration ({str(error).splitlines()[0]}); give the configuration "
-                        "it was started with, another out=, or overwrite=true") from error
+        raise UserError(
+            f"{last} is of another configuration ({str(error).splitlines()[0]}); give the configuration "
+            "it was started with, another out=, or overwrite=true"
+        ) from error
     if trainer.interrupted:
         raise KeyboardInterrupt
     if trainer.is_global_zero:
@@ -154,22 +178,39 @@ def _strategy(config: TrainConfig, module: pl.LightningModule) -> str:
     return config.strategy
 
 
-def export(name: str, run: StageRun, config: TrainConfig, work: Workspace, trainer: pl.Trainer, budget: Budget,
-           wall: float) -> None:
+def export(
+    name: str, run: StageRun, config: TrainConfig, work: Workspace, trainer: pl.Trainer, budget: Budget, wall: float
+) -> None:
     """Put the averaged weights of a finished stage into the bundle, with a record of how they came about."""
     module = run.module.eval()
     validation = module.validation_loss()  # type: ignore[operator]
     trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
-    record = {"drivesim": __version__, "torch": torch.__version__, "data": str(config.data), "seed": config.seed,
-              "steps": trainer.global_step, "train_seconds": round(budget.time_elapsed(), 1),
-              "parameters_trained": trained, "validation_loss": validation, "machine": describe(),
-              "stage": asdict(getattr(config.config.stages, name))}
+    record = {
+        "drivesim": __version__,
+        "torch": torch.__version__,
+        "data": str(config.data),
+        "seed": config.seed,
+        "steps": trainer.global_step,
+        "train_seconds": round(budget.time_elapsed(), 1),
+        "parameters_trained": trained,
+        "validation_loss": validation,
+        "machine": describe(),
+        "stage": asdict(getattr(config.config.stages, name)),
+    }
     data = config.config.data
-    common = {"data": asdict(data), "factor": config.config.upsample.factor,
-              "interpolation": config.config.interpolate.factor, "fps": work.fps, "sampler": asdict(config.config.sampler)}
+    common = {
+        "data": asdict(data),
+        "factor": config.config.upsample.factor,
+        "interpolation": config.config.interpolate.factor,
+        "fps": work.fps,
+        "sampler": asdict(config.config.sampler),
+    }
     work.bundle.save(name, run.config, module.result(), record, common)  # type: ignore[operator]
-    print(f"{name}: {trainer.global_step} steps in {budget.time_elapsed():.0f} s, {trained / 1e6:.1f} M parameters "
-          f"trained, held-out loss {validation:.4f}", file=sys.stderr)
+    print(
+        f"{name}: {trainer.global_step} steps in {budget.time_elapsed():.0f} s, {trained / 1e6:.1f} M parameters "
+        f"trained, held-out loss {validation:.4f}",
+        file=sys.stderr,
+    )
 
 
 def quiet() -> None:
