@@ -1,55 +1,91 @@
-"""Preconditioning against the Gaussian whose perfect denoiser is linear."""
+"""The preconditioning against closed forms of a Gaussian."""
+
+from types import SimpleNamespace
 
 import torch
 from torch.testing import assert_close
 
+from drivesim.diffusion import precondition
 from drivesim.diffusion.precondition import predict_velocity
 from drivesim.diffusion.schedule import Diffusion, ScheduleConfig
+from drivesim.models.denoiser import Context
 
-DIFFUSION = Diffusion(ScheduleConfig())
-SPREAD = torch.tensor([0.3, 1.0, 3.0])
-
-
-class Silent(torch.nn.Module):
-    """A network that answers a constant and keeps what it saw."""
-
-    def __init__(self, spread: torch.Tensor, answer: float = 0.0) -> None:
-        super().__init__()
-        self.latent_std, self.answer = spread, answer
-
-    def forward(self, x, *conditions):
-        self.seen = x
-        return torch.full_like(x, self.answer)
+SPREAD = torch.tensor([0.2, 1.0, 4.0])
 
 
-def noisy(time: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Many latents of the spread at one time: noisy, their velocity, the timestep."""
-    generator = torch.Generator().manual_seed(time)
-    x = torch.randn(1, 64, 3, 32, 32, generator=generator) * SPREAD[:, None, None]
+def noised(count: int = 4000, step: int = 600):
+    """Independent Gaussian latents [count, 1, 3, 1, 1] of known spread, noised: (diffusion, x, noise, z, timesteps)."""
+    generator = torch.Generator().manual_seed(0)
+    diffusion = Diffusion(ScheduleConfig())
+    x = torch.randn(count, 1, 3, 1, 1, generator=generator) * SPREAD[:, None, None]
     noise = torch.randn(x.shape, generator=generator)
-    timestep = torch.tensor([time])
-    return DIFFUSION.add_noise(x, noise, timestep), DIFFUSION.velocity(x, noise, timestep), timestep
+    timestep = torch.full((count,), step)
+    return diffusion, x, noise, diffusion.add_noise(x, noise, timestep), timestep
 
 
-def test_a_silent_network_gives_the_best_linear_guess():
-    for time in (50, 500, 900):
-        z, velocity, timestep = noisy(time)
-        guess = predict_velocity(Silent(SPREAD), DIFFUSION, z, timestep, torch.zeros(1))
-        by_regression = (z * velocity).mean((0, 1, 3, 4)) / z.square().mean((0, 1, 3, 4))
-        assert_close(guess, by_regression[:, None, None] * z, atol=0.1, rtol=0.05)
+def network(answer):
+    """Something called like a denoiser, with the spread of the latents."""
+
+    class Network:
+        latent_std = SPREAD
+
+        def __call__(self, z, timestep, planes, tokens, context, hint):
+            return answer(z, hint)
+
+    return Network()
 
 
-def test_the_network_sees_unit_size_and_predicts_unit_size_in_every_channel():
-    for time in (0, 50, 500, 900, 999):
-        z, velocity, timestep = noisy(time)
-        network = Silent(SPREAD)
-        guess = predict_velocity(network, DIFFUSION, z, timestep, torch.zeros(1))
-        assert_close(network.seen.std((0, 1, 3, 4)), torch.ones(3), atol=0.02, rtol=0)
-        one = predict_velocity(Silent(SPREAD, 1.0), DIFFUSION, z, timestep, torch.zeros(1))
-        assert_close(((velocity - guess) / (one - guess)).std((0, 1, 3, 4)), torch.ones(3), atol=0.02, rtol=0)
+def test_a_network_that_says_nothing_leaves_the_best_linear_guess():
+    diffusion, x, noise, z, timestep = noised()
+    velocity = diffusion.velocity(x, noise, timestep)
+    guess = predict_velocity(network(lambda z, hint: torch.zeros_like(z)), diffusion, z, timestep, None)
+    error = velocity - guess
+    for channel in range(3):  # least squares: the error is uncorrelated with what was seen
+        slope = (error * z)[:, 0, channel].mean() / (z * z)[:, 0, channel].mean()
+        assert abs(float(slope)) < 0.05
 
 
-def test_with_a_spread_of_one_the_network_predicts_the_velocity_itself():
-    z, _, timestep = noisy(300)
-    answer = predict_velocity(Silent(torch.ones(3), 0.7), DIFFUSION, z, timestep, torch.zeros(1))
-    assert_close(answer, torch.full_like(z, 0.7))
+def test_the_network_sees_and_predicts_unit_size_in_every_channel():
+    diffusion, x, noise, z, timestep = noised()
+    seen = []
+    predict_velocity(network(lambda z, hint: seen.append(z) or torch.zeros_like(z)), diffusion, z, timestep, None)
+    assert_close(seen[0].std((0, 1, 3, 4)), torch.ones(3), atol=0.05, rtol=0)
+    alpha, sigma = diffusion.coefficients(timestep, z)
+    spread = SPREAD[:, None, None]
+    norm = (alpha**2 * spread**2 + sigma**2).sqrt()
+    guess = predict_velocity(network(lambda z, hint: torch.zeros_like(z)), diffusion, z, timestep, None)
+    rest = (diffusion.velocity(x, noise, timestep) - guess) * norm / spread
+    assert_close(rest.std((0, 1, 3, 4)), torch.ones(3), atol=0.05, rtol=0)
+
+
+def test_latents_of_unit_spread_are_predicted_as_plain_velocity():
+    diffusion, _, _, z, timestep = noised(8)
+    plain = network(lambda z, hint: 3 * z)
+    plain.latent_std = torch.ones(3)
+    assert_close(predict_velocity(plain, diffusion, z, timestep, None), 3 * z)
+
+
+def test_the_hint_is_the_answer_where_the_held_frames_are_the_true_ones(monkeypatch):
+    monkeypatch.setattr(precondition, "HINT_LIMIT", 1e9)
+    diffusion, x, noise, z, timestep = noised(64)
+    held = Context({}, x, torch.ones(64))
+    answer = predict_velocity(network(lambda z, hint: hint), diffusion, z, timestep, None, context=held)
+    assert_close(answer, diffusion.velocity(x, noise, timestep), atol=1e-4, rtol=1e-4)
+
+
+def test_the_hint_is_bounded_and_silent_where_nothing_is_known():
+    diffusion, x, _, z, timestep = noised(2, step=10)
+    hints = []
+    held = Context({}, x + 100, torch.tensor([1.0, 0.0]))
+    predict_velocity(network(lambda z, hint: hints.append(hint) or hint), diffusion, z, timestep, None, context=held)
+    assert hints[0].abs().max() <= precondition.HINT_LIMIT
+    assert hints[0][0].abs().max() > 0
+    assert hints[0][1].abs().max() == 0
+
+
+def test_temperature_scales_the_noise_and_detail_scales_it_further_in_narrow_channels():
+    from drivesim.generation.samplers import SamplerConfig
+
+    noise = torch.ones(1, 1, 3, 2, 2)
+    start = SamplerConfig(temperature=0.8, detail=0.5).start(SimpleNamespace(latent_std=SPREAD), noise)
+    assert_close(start[0, 0, :, 0, 0], 0.8 * torch.tensor([0.2**0.5, 1.0, 1.0]))
