@@ -18,4 +18,6 @@ def velocity_loss(denoiser: Denoiser, problem: Problem, diffusion: Diffusion, ge
     noisy = diffusion.add_noise(x, noise, timestep)
     predicted = predict_velocity(denoiser, diffusion, noisy, timestep, problem.planes, problem.tokens, context)
     error = (predicted - diffusion.velocity(x, noise, timestep)).square().mean((2, 3, 4))
+    if diffusion.config.weighting == "latents":
+        error = error * diffusion.sigmas.to(x.device)[timestep].square()[:, None]
     return (error * problem.weight).sum() / problem.weight.sum().clamp_min(1)

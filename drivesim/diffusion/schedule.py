@@ -16,10 +16,15 @@ class ScheduleConfig:
 
     zero_snr rescales the schedule so that the last step is pure noise (Lin et al. 2023): sampling then starts from
     what training has seen, and pictures may be as dark as the night.
+
+    weighting of the loss over time: velocity, the paper's, or latents, the error of the latents that the velocity
+    stands for (sigma² times the former). The last steps of sampling, where hardly any noise is left to remove and most
+    of it cannot be told from detail, then hardly count: a training of minutes spends itself on structure.
     """
 
     beta: str = "squaredcos_cap_v2"
     zero_snr: bool = True
+    weighting: str = "velocity"
 
     def build(self, sampler: str = "ddim") -> SchedulerMixin:
         """A diffusers scheduler that predicts v; sampler: ddim or dpm++.

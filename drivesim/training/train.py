@@ -96,6 +96,8 @@ def check(config: TrainConfig) -> None:
         raise UserError(f"checkpoint_seconds={config.checkpoint_seconds}, devices={config.devices}; expected 1 or more")
     if (asked := config.config.denoiser.channels) != (made := config.config.autoencoder.channels):
         raise UserError(f"config.denoiser.channels is {asked} but the autoencoder makes {made}; set them alike")
+    if (found := config.config.schedule.weighting) not in ("velocity", "latents"):
+        raise UserError(f"config.schedule.weighting is {found!r}, expected velocity or latents")
     _check_networks(config.config)
     if config.budget_minutes is not None and not 0 < config.budget_minutes < 1e6:
         raise UserError(f"budget_minutes={config.budget_minutes:g}; expected more than 0")

@@ -174,3 +174,24 @@ def test_the_upsampler_is_told_the_noisy_enlargement_and_the_level_of_the_noise(
     assert_close(task.unfold(planes[:, :, :-1])[0], base[0])
     assert_close(task.unfold(planes[:, :, :-1])[1], task.enlarge(low + 0.05 * noise)[1])
     assert_close(planes[:, 0, -1, 0, 0], torch.tensor([0.0, 0.5]))
+
+
+def test_weighting_by_latents_is_the_squared_error_of_the_latents():
+    from drivesim.diffusion.schedule import Diffusion, ScheduleConfig
+
+    x = torch.randn(3, 2, 4, 2, 2, generator=generator())
+    problem = Problem(x, torch.zeros(3, 2, 1, 2, 2), None, None, torch.ones(3, 2))
+    seen = {}
+
+    class Zero:
+        latent_std = torch.ones(4)
+
+        def __call__(self, z, timestep, *rest):
+            seen.update(z=z, timestep=timestep)
+            return torch.zeros_like(z)
+
+    diffusion = Diffusion(ScheduleConfig(weighting="latents"))
+    loss = velocity_loss(Zero(), problem, diffusion, generator())
+    alpha, _ = diffusion.coefficients(seen["timestep"], x)
+    guess = alpha * seen["z"]  # latents that a velocity of 0 stands for
+    torch.testing.assert_close(loss, (guess - x).square().mean(), atol=1e-5, rtol=1e-5)
