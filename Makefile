@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV   ?= .venv
 OUT    ?= runs/demo
-BUDGET ?= 17
+BUDGET ?=
 DATA   ?=
 BIN    := $(VENV)/bin
 
@@ -20,8 +20,8 @@ $(VENV)/.done: pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-demo: setup ## data, training, video, report in half an hour: [DATA=folder of videos] [OUT=folder] [BUDGET=training minutes]
-	@$(BIN)/python -m benchmarks.demo out='$(OUT)' budget_minutes=$(BUDGET) data='$(DATA)'
+demo: setup ## data, training, video, report in half an hour: [DATA=folder of videos] [OUT=folder] [BUDGET=minutes of training]
+	@$(BIN)/python -m benchmarks.demo out='$(OUT)' data='$(DATA)' $(if $(BUDGET),budget_minutes=$(BUDGET))
 
 test: setup ## the tests
 	@$(BIN)/python -m pytest tests

@@ -22,10 +22,16 @@ class DemoConfig:
 
     out: str = option("runs/demo", "folder of the demo")
     data: str = option("", "folder of your own videos; empty: the procedural town")
-    budget_minutes: float = option(17.0, "training time of all stages together; conf/experiment holds their shares")
-    clips: int = option(16, "held-out clips the report judges by")
+    budget_minutes: float | None = option(
+        None, "training time of all stages together; without it what fits this machine into half an hour, at most 14"
+    )
+    clips: int = option(10, "held-out clips the report judges by")
     seconds: float = option(4.0, "length of the generated video")
     seed: int = option(0, "seed of data, training and generation")
+
+
+HALF_HOUR, SETUP, MOST, LEAST = 29.0, 3.0, 14.0, 5.0  # minutes
+JUDGING = 1.9  # video and report take about this many times as long as the data, on whatever machine
 
 
 def main(argv: Sequence[str]) -> None:
@@ -33,26 +39,26 @@ def main(argv: Sequence[str]) -> None:
     out = Path(config.out)
     started = time.time()
     print(f"demo: {describe()}", flush=True)
-    (own_videos if config.data else town)(config, out)
+    (own_videos if config.data else town)(config, out, started)
     print(
         f"\ndemo: done in {(time.time() - started) / 60:.1f} min\n  report  {out / 'report' / 'report.html'}\n"
         f"  video   {out / 'drive.mp4'}\n  model   {out / 'bundle'}"
     )
 
 
-def town(config: DemoConfig, out: Path) -> None:
+def town(config: DemoConfig, out: Path, started: float) -> None:
     """Train on some towns, judge on two that were never seen: one to continue, one as the real-versus-real floor."""
     run("prepare", "source=town", f"out={out / 'data'}", f"town.seed={config.seed}", "town.routes=16")
     unseen = [f"town.routes={config.clips}", "town.seconds=4", "town.fps=7.5", "town.sparse_routes=0", "val_share=0"]
     run("prepare", "source=town", f"out={out / 'test'}", f"town.seed={config.seed + 1000}", *unseen)
     run("prepare", "source=town", f"out={out / 'floor'}", f"town.seed={config.seed + 2000}", *unseen)
-    train(config, out)
+    train(config, out, (time.time() - started) / 60)
     clip = ClipStore(out / "test").clips()[0]
     generate(config, out, out / "test" / "clips" / f"{clip}.mp4", f"{out / 'test'}:{clip}")
     evaluate(config, out, out / "test", f"floor={out / 'floor'}")
 
 
-def own_videos(config: DemoConfig, out: Path) -> None:
+def own_videos(config: DemoConfig, out: Path, started: float) -> None:
     """The same on a folder of videos. There are no boxes in it, so nothing is steered by boxes."""
     print("demo: your videos have no boxes, so box conditioning falls away; everything else is the same", flush=True)
     run(
@@ -63,7 +69,7 @@ def own_videos(config: DemoConfig, out: Path) -> None:
         f"seed={config.seed}",
         "val_share=0.25",
     )
-    train(config, out)
+    train(config, out, (time.time() - started) / 60)
     store = ClipStore(out / "data")
     held_out = [clip for clip in store.clips("val") if store.index.loc[clip].frames / store.index.loc[clip].fps >= 1]
     if not held_out:
@@ -73,13 +79,16 @@ def own_videos(config: DemoConfig, out: Path) -> None:
     evaluate(config, out, out / "data", "split=val")
 
 
-def train(config: DemoConfig, out: Path) -> None:
+def train(config: DemoConfig, out: Path, prepared: float) -> None:
+    """All stages; `prepared` minutes went into the data, which tells how fast this machine is."""
+    left = HALF_HOUR - SETUP - prepared * (1 + JUDGING)
+    budget = config.budget_minutes or round(min(max(left, LEAST), MOST), 1)
     run(
         "train",
         "experiment=town",
         f"data={out / 'data'}",
         f"out={out}",
-        f"budget_minutes={config.budget_minutes:g}",
+        f"budget_minutes={budget:g}",
         f"seed={config.seed}",
     )
 

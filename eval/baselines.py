@@ -7,7 +7,7 @@ an interrupted run goes on.
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from functools import partial
+from functools import lru_cache, partial
 from itertools import islice
 from pathlib import Path
 
@@ -30,7 +30,7 @@ from drivesim.generation.samplers import sample_frames
 Frames = Iterator[Tensor]  # [3, H, W] in [-1, 1]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Case:
     """A held-out clip from its first frame on.
 
@@ -174,8 +174,9 @@ def _ours(pipeline: DrivingPipeline, case: Case, frames: int) -> Frames:
     return islice(cascade.decode(pipeline.autoencoder, islice(latents, frames)), frames)
 
 
+@lru_cache(maxsize=1)  # the per-frame set and the cross-fade of a clip share their frames
 def _sampled(pipeline: DrivingPipeline, case: Case, frames: int, spacing: int) -> Tensor:
-    """Image LDM frames [frames, 3, h, w] at every `spacing`-th frame of the full rate."""
+    """Image LDM frames [frames, 3, h, w] at every `spacing`-th frame of the full rate, each by itself."""
     factor, made = pipeline.autoencoder.config.factor, []
     shape = (pipeline.autoencoder.config.channels, pipeline.low_height // factor, pipeline.low_width // factor)
     at = pipeline.layout_at(case.layout)
@@ -191,7 +192,7 @@ def _per_frame(pipeline: DrivingPipeline, case: Case, frames: int) -> Frames:
 
 
 def _cross_fade(pipeline: DrivingPipeline, case: Case, frames: int) -> Frames:
-    keys = _sampled(pipeline, case, pipeline.predict.frames, pipeline.spacing)
+    keys = _sampled(pipeline, case, frames, pipeline.interpolate.factor)[:: pipeline.interpolate.factor]
     keys = torch.cat([case.video[:1], keys[1:]])
     for i in range(frames):
         before, share = divmod(i / pipeline.interpolate.factor, 1)
@@ -226,7 +227,8 @@ def write_lossless(path: Path, frames: Frames, fps: float) -> None:
         stream.pix_fmt = "bgr0"
         for frame in frames:
             picture = to_uint8(frame).permute(1, 2, 0).contiguous().numpy()
-            stream.height, stream.width = picture.shape[:2]
+            if not stream.codec_context.is_open:
+                stream.height, stream.width = picture.shape[:2]
             for packet in stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")):
                 container.mux(packet)
         for packet in stream.encode():

@@ -68,7 +68,7 @@ class Study:
             made.pop("real"),
             made,
             self.out,
-            options,
+            replace(options, crops=False),  # crops of native size say nothing more at the working resolution
             floor=self._floor(pipeline),
             networks=networks,
             extra_sections=sections,
