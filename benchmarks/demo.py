@@ -120,6 +120,7 @@ def evaluate(config: DemoConfig, out: Path, real: Path, *extra: str) -> None:
         f"clips={config.clips}",
         "clip_frames=29",
         "max_windows=1",
+        "finder_seconds=25",
         f"video={out / 'drive.mp4'}",
         *extra,
     )
