@@ -24,7 +24,7 @@ from drivesim.training.stages import load_autoencoder, load_denoiser
 UPSAMPLERS = ("diffusion", "bicubic", "none")
 
 
-@dataclass
+@dataclass(eq=False)  # compared and hashed by identity, being made of networks
 class DrivingPipeline:
     """The whole cascade.
 
