@@ -31,6 +31,7 @@ class DemoConfig:
 
 
 HALF_HOUR, SETUP, MOST, LEAST = 29.0, 3.0, 14.0, 5.0  # minutes
+WINDOW_SECONDS = 3.87  # 29 frames at 7.5 a second
 JUDGING = 1.9  # video and report take about this many times as long as the data, on whatever machine
 
 
@@ -61,22 +62,33 @@ def town(config: DemoConfig, out: Path, started: float) -> None:
 def own_videos(config: DemoConfig, out: Path, started: float) -> None:
     """The same on a folder of videos. There are no boxes in it, so nothing is steered by boxes."""
     print("demo: your videos have no boxes, so box conditioning falls away; everything else is the same", flush=True)
-    run(
-        "prepare",
-        "source=videos",
-        f"root={config.data}",
-        f"out={out / 'data'}",
-        f"seed={config.seed}",
-        "val_share=0.25",
-    )
+    store = prepare_videos(config, out)
     train(config, out, (time.time() - started) / 60)
-    store = ClipStore(out / "data")
-    held_out = [clip for clip in store.clips("val") if store.index.loc[clip].frames / store.index.loc[clip].fps >= 1]
-    if not held_out:
-        raise UserError(f"{config.data}: no held-out clip is long enough to continue; give more or longer videos")
-    longest = max(held_out, key=lambda clip: float(store.index.loc[clip].frames))
-    generate(config, out, store.path(longest), "none")
+    generate(config, out, store.path(long_clips(store, "val")[0]), "none")
     evaluate(config, out, out / "data", "split=val")
+
+
+def prepare_videos(config: DemoConfig, out: Path) -> ClipStore:
+    """Hold out as many of the user's routes as it takes to have two clips to continue; raises UserError if none do."""
+    words = ["source=videos", f"root={config.data}", f"out={out / 'data'}", f"seed={config.seed}"]
+    for share in (None, 0.25, 0.4, 0.5, 0.6):  # None: what an earlier, interrupted demo made
+        if share is not None:
+            run("prepare", *words, f"val_share={share}", "overwrite=true")
+        if (out / "data" / "store.json").exists():
+            store = ClipStore(out / "data")
+            if len(long_clips(store, "val")) >= 2 and long_clips(store, "train"):
+                return store
+    raise UserError(
+        f"{config.data}: the demo needs two routes to hold out and one to train on with clips of {WINDOW_SECONDS} s "
+        "between cuts; give more or longer videos"
+    )
+
+
+def long_clips(store: ClipStore, split: str) -> list[str]:
+    """Clips of a split that hold a window of keyframes, the longest first."""
+    rows = store.index[store.index["split"] == split]
+    seconds = (rows["frames"] / rows["fps"]).sort_values(ascending=False)
+    return list(seconds.index[seconds >= WINDOW_SECONDS])
 
 
 def train(config: DemoConfig, out: Path, prepared: float) -> None:
