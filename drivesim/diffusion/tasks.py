@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from drivesim.data.windows import Batch
     from drivesim.models.denoiser import Denoiser
 
+DETAIL_GAIN = 8.0  # brings differences of neighbouring pixels, about an eighth of their range, to unit size
 FLAGS = 2  # planes beside the known latents: the mask, and the task's own flag
 
 
@@ -156,7 +157,8 @@ class Upsample:
 
     @property
     def planes(self) -> int:
-        return self.channels + 1
+        """Of the low resolution on the denoiser's grid: its pixels, its detail, and the level of its noise."""
+        return 2 * 3 * (self.patch // self.factor) ** 2 + 1
 
     def pose(self, batch: "Batch", denoiser: "Denoiser", generator: torch.Generator) -> Problem:
         """batch.x [B, T, 3, H, W] full resolution."""
@@ -175,11 +177,14 @@ class Upsample:
 
     def condition(self, low: Tensor, level: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """low [B, T, 3, h, w], level [B], noise like low -> the enlargement [B, T, 3, H, W] of the clean low
-        resolution, and the planes of the augmented one with the level."""
-        augmented = low + level.view(-1, 1, 1, 1, 1) * noise
-        folded = self.fold(self.enlarge(augmented))
-        flat = (level / self.max_noise).view(-1, 1, 1, 1, 1).expand(*folded.shape[:2], 1, *folded.shape[-2:])
-        return self.enlarge(low), torch.cat([folded, flat], 2)
+        resolution, and the planes of the augmented one: its pixels, their difference from their surroundings, which
+        is what missing detail can be told from and would drown in the brightness otherwise, and the level."""
+        augmented = (low + level.view(-1, 1, 1, 1, 1) * noise).flatten(0, 1)
+        detail = (augmented - F.avg_pool2d(augmented, 5, 1, 2, count_include_pad=False)) * DETAIL_GAIN
+        seen = F.pixel_unshuffle(torch.cat([augmented, detail], 1), self.patch // self.factor)
+        seen = seen.unflatten(0, low.shape[:2])
+        flat = (level / self.max_noise).view(-1, 1, 1, 1, 1).expand(*seen.shape[:2], 1, *seen.shape[-2:])
+        return self.enlarge(low), torch.cat([seen, flat], 2)
 
     def enlarge(self, low: Tensor) -> Tensor:
         """Bicubic, [B, T, 3, h, w] -> [B, T, 3, H, W]."""

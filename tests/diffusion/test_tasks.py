@@ -166,13 +166,16 @@ def test_enlargement_plus_the_residual_is_the_full_resolution():
     assert problem.planes.shape == (2, 2, task.planes, 4, 8)
 
 
-def test_the_upsampler_is_told_the_noisy_enlargement_and_the_level_of_the_noise():
+def test_the_upsampler_is_told_the_noisy_low_resolution_its_detail_and_the_level_of_the_noise():
     task, low = Upsample(factor=2, patch=4, max_noise=0.1), torch.rand(2, 1, 3, 8, 8)
     noise, level = torch.randn_like(low), torch.tensor([0.0, 0.05])
     base, planes = task.condition(low, level, noise)
     assert_close(base, task.enlarge(low))  # what the residual is added to has no noise
-    assert_close(task.unfold(planes[:, :, :-1])[0], base[0])
-    assert_close(task.unfold(planes[:, :, :-1])[1], task.enlarge(low + 0.05 * noise)[1])
+    seen = F.pixel_shuffle(planes[:, 0, :-1], 2)  # pixels and detail, [2, 6, 8, 8]
+    assert_close(seen[0, :3], low[0, 0])
+    assert_close(seen[1, :3], (low + 0.05 * noise)[1, 0])
+    middle = low[0, 0, :, 4, 4] - low[0, 0, :, 2:7, 2:7].mean((1, 2))
+    assert_close(seen[0, 3:, 4, 4] / middle, torch.full((3,), 8.0))
     assert_close(planes[:, 0, -1, 0, 0], torch.tensor([0.0, 0.5]))
 
 

@@ -185,7 +185,7 @@ def pipeline() -> DrivingPipeline:
         image=tiny(4, 8),
         keyframes=tiny(4, 8, 6),
         interpolator=tiny(4, 8, 6),
-        upsampler=tiny(48, 49, 0),
+        upsampler=tiny(48, 25, 0),
         schedule=SCHEDULE,
         predict=Predict(frames=3),
         interpolate=Interpolate(),
