@@ -13,13 +13,13 @@ from drivesim.data.cache import FrameCache, LatentCache
 from drivesim.data.store import ClipStore
 from drivesim.data.windows import Batch, Reader, VideoPatches, WindowDataset, WindowModule, WindowSpec, collate
 from drivesim.diffusion.schedule import Diffusion
-from drivesim.diffusion.tasks import Frames, Interpolate, Predict, Upsample
+from drivesim.diffusion.tasks import Frames, Interpolate, Predict, Task, Upsample
 from drivesim.errors import UserError
 from drivesim.machine import probe
 from drivesim.models.autoencoder import Autoencoder, AutoencoderConfig, PatchAutoencoder
 from drivesim.models.denoiser import Denoiser, DenoiserConfig
 from drivesim.training.experiment import ExperimentConfig, StageConfig
-from drivesim.training.grids import LatentGrid, UpsampleGrid
+from drivesim.training.grids import GridMaker, LatentGrid, UpsampleGrid
 from drivesim.training.latent import LatentVideoDiffusion
 from drivesim.training.pixels import AutoencoderTraining
 
@@ -192,13 +192,7 @@ def _latent_run(
         work.experiment.sampler,
         rows=3 if task.temporal else 8,
     )
-    diffusion = Diffusion(work.experiment.schedule)
-    module = LatentVideoDiffusion(denoiser, task, diffusion, stage, work.seed, validation, grid)
-    return StageRun(
-        module,
-        data,
-        {"model": to_dict(denoiser.config), "task": to_dict(task), "schedule": to_dict(work.experiment.schedule)},
-    )
+    return _diffusion_run(work, stage, denoiser, task, data, validation, grid)
 
 
 def _upsample_run(work: Workspace, stage: StageConfig, denoiser: Denoiser, task: Upsample) -> StageRun:
@@ -209,13 +203,23 @@ def _upsample_run(work: Workspace, stage: StageConfig, denoiser: Denoiser, task:
     else:
         task = replace(task, residual_std=_residual_std(task, validation))
     grid = UpsampleGrid(validation[0], work.experiment.schedule, task, work.experiment.sampler)
-    diffusion = Diffusion(work.experiment.schedule)
-    module = LatentVideoDiffusion(denoiser, task, diffusion, stage, work.seed, validation, grid)
-    return StageRun(
-        module,
-        data,
-        {"model": to_dict(denoiser.config), "task": to_dict(task), "schedule": to_dict(work.experiment.schedule)},
-    )
+    return _diffusion_run(work, stage, denoiser, task, data, validation, grid)
+
+
+def _diffusion_run(
+    work: Workspace,
+    stage: StageConfig,
+    denoiser: Denoiser,
+    task: Task,
+    data: WindowModule,
+    validation: list[Batch],
+    grid: GridMaker,
+) -> StageRun:
+    """Every diffusion stage: the one module, its task, and the config that rebuilds both."""
+    schedule = work.experiment.schedule
+    module = LatentVideoDiffusion(denoiser, task, Diffusion(schedule), stage, work.seed, validation, grid)
+    config = {"model": to_dict(denoiser.config), "task": to_dict(task), "schedule": to_dict(schedule)}
+    return StageRun(module, data, config)
 
 
 def _residual_std(task: Upsample, batches: list[Batch]) -> float:
