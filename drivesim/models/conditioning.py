@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from drivesim.clip import CLASSES, NO_BOX, VEHICLES, Layout
 
 PLANES = 8
+POSITIONS = 4
 CROWD_SCALE = 10.0  # vehicles in view that count as 1
 
 
@@ -39,6 +40,17 @@ def rasterise(layout: Layout, height: int, width: int) -> Tensor:
     flat = [layout.known.float(), *_known(layout.night * 2 - 1), *_known(layout.crowdedness / CROWD_SCALE)]
     ones = torch.ones_like(drawn[0])
     return torch.stack([*drawn, *(value[..., None, None] * ones for value in flat)], -3)
+
+
+def positions(height: int, width: int) -> Tensor:
+    """Where a cell lies: y, x, y², x² of its middle, each axis from -1 to 1, [POSITIONS, height, width].
+
+    A road is below and a sky above, in every picture. A convolution can only infer where it is from its padding, and
+    where all is noise the place is the best guess there is.
+    """
+    y, x = ((torch.arange(cells) + 0.5) / cells * 2 - 1 for cells in (height, width))
+    y, x = y[:, None].expand(height, width), x[None].expand(height, width)
+    return torch.stack([y, x, y**2, x**2])
 
 
 def _known(value: Tensor) -> tuple[Tensor, Tensor]:

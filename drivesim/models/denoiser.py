@@ -7,7 +7,7 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
 from drivesim.clip import Layout
-from drivesim.models.conditioning import PLANES, LayoutTokens, rasterise
+from drivesim.models.conditioning import PLANES, POSITIONS, LayoutTokens, positions, rasterise
 from drivesim.models.cpu import speed_up
 from drivesim.models.temporal import TemporalLayers
 
@@ -20,7 +20,7 @@ class DenoiserConfig:
     """
 
     channels: int = 12
-    planes: int = PLANES
+    planes: int = PLANES + POSITIONS
     block_out_channels: list[int] = field(default_factory=lambda: [64, 128, 256])
     layers_per_block: list[int] = field(default_factory=lambda: [1, 1, 2])
     attention: list[bool] = field(default_factory=lambda: [False, True, True])  # spatial attention, per level
@@ -100,9 +100,11 @@ class Denoiser(nn.Module):
         return self
 
     def condition(self, layout: Layout, height: int, width: int) -> tuple[Tensor, Tensor | None]:
-        """Planes [B, T, P, h, w] and tokens [B, T, N, D] of a layout [B, T]."""
+        """Planes [B, T, P, h, w], positions among them, and tokens [B, T, N, D] of a layout [B, T]."""
         tokens = self.tokens(layout) if self.tokens is not None else None
-        return rasterise(layout, height, width), tokens
+        drawn = rasterise(layout, height, width)
+        place = positions(height, width).to(drawn).expand(*drawn.shape[:-3], -1, -1, -1)
+        return torch.cat([drawn, place], -3), tokens
 
     def forward(
         self,

@@ -182,9 +182,9 @@ def pipeline() -> DrivingPipeline:
     torch.manual_seed(0)
     return DrivingPipeline(
         autoencoder=AutoencoderConfig("patch", 4, 8, 16, 1).build().requires_grad_(False),
-        image=tiny(4, 8),
-        keyframes=tiny(4, 8, 6),
-        interpolator=tiny(4, 8, 6),
+        image=tiny(4, 12),
+        keyframes=tiny(4, 12, 6),
+        interpolator=tiny(4, 12, 6),
         upsampler=tiny(48, 25, 0),
         schedule=SCHEDULE,
         predict=Predict(frames=3),

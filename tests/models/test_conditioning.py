@@ -7,7 +7,8 @@ import torch
 from torch.testing import assert_close
 
 from drivesim.clip import CLASSES, NO_BOX, Layout
-from drivesim.models.conditioning import CROWD_SCALE, PLANES, LayoutTokens, drop, rasterise
+from drivesim.models.conditioning import CROWD_SCALE, PLANES, LayoutTokens, drop, positions, rasterise
+from drivesim.models.denoiser import DenoiserConfig
 
 CAR, PERSON = CLASSES.index("car"), CLASSES.index("pedestrian")
 
@@ -113,3 +114,20 @@ def test_dropping_takes_whole_clips_each_condition_by_itself_at_its_rate():
     sigma = torch.tensor([0.3 * 0.7, 0.1 * 0.9, 0.1 * 0.9]).div(4000).sqrt()
     assert ((rates - torch.tensor([0.3, 0.1, 0.1])).abs() < 4 * sigma).all()
     assert columns[..., 0].corrcoef().sub(torch.eye(3)).abs().max() < 4 / 4000**0.5
+
+
+def test_position_planes_tell_the_middle_of_every_cell_and_its_square():
+    y, x, y2, x2 = positions(2, 4)
+    assert_close(y, torch.tensor([[-0.5] * 4, [0.5] * 4]))
+    assert_close(x, torch.tensor([[-0.75, -0.25, 0.25, 0.75]] * 2))
+    assert_close(torch.stack([y2, x2]), torch.stack([y, x]) ** 2)
+
+
+def test_the_image_network_sees_the_layout_and_the_positions():
+    model = DenoiserConfig(channels=4, block_out_channels=[16, 16], layers_per_block=[1, 1], groups=8,
+                           attention=[False, False], token_dim=0).build()  # fmt: skip
+    layout = Layout.unknown(2, 3)
+    planes, tokens = model.condition(layout, 4, 8)
+    assert tokens is None
+    assert_close(planes[:, :, :PLANES], rasterise(layout, 4, 8))
+    assert_close(planes[1, 2, PLANES:], positions(4, 8))
