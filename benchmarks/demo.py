@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks import start
 from drivesim.config import option, parse
 from drivesim.data.store import ClipStore
 from drivesim.errors import UserError
@@ -148,10 +149,4 @@ def run(command: str, *words: str) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except UserError as error:
-        print(f"demo: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    start(main, "demo")

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from benchmarks import start
 from benchmarks.measure import ABOUT, MODES, Setting, Workload, best_setting, count, in_turns, matmul_peak, median_ratio
 from benchmarks.networks import Contender, Inputs, contenders
 from drivesim.config import option, parse
@@ -163,8 +164,4 @@ def table(report: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except UserError as error:
-        print(f"benchmarks.denoiser: {error}", file=sys.stderr)
-        sys.exit(2)
+    start(main, "benchmarks.denoiser")

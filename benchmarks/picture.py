@@ -1,6 +1,5 @@
 """The README's picture: a held-out drive with the asked boxes, and what a bundle made of its first frame."""
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,10 +7,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from benchmarks import start
 from drivesim.config import option, parse
 from drivesim.data.store import ClipStore
 from drivesim.data.video import iterate
-from drivesim.errors import UserError
 from drivesim.generation.draw import draw_layout, save_png
 
 
@@ -42,7 +41,4 @@ def _shrunk(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except UserError as error:
-        sys.exit(f"picture: {error}")
+    start(main, "picture")

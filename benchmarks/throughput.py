@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from benchmarks import start
 from data_prep.prepare import main as prepare
 from data_prep.source import RawClip
 from data_prep.town.source import TownConfig, TownSource
@@ -185,8 +186,4 @@ def per_frame(frames: Iterator[Tensor], warm: int, timed: int, label: str) -> fl
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except UserError as error:
-        print(f"benchmarks.throughput: {error}", file=sys.stderr)
-        sys.exit(2)
+    start(main, "benchmarks.throughput")

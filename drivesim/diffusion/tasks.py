@@ -163,7 +163,7 @@ class Upsample:
     def pose(self, batch: "Batch", denoiser: "Denoiser", generator: torch.Generator) -> Problem:
         """batch.x [B, T, 3, H, W] full resolution."""
         high = batch.x
-        low = F.interpolate(high.flatten(0, 1), scale_factor=1 / self.factor, mode="area").unflatten(0, high.shape[:2])
+        low = self.shrink(high)
         level = torch.rand(len(high), generator=generator).to(high) * self.max_noise
         noise = torch.randn(low.shape, generator=generator).to(high)
         base, planes = self.condition(low, level, noise)
@@ -185,6 +185,10 @@ class Upsample:
         seen = seen.unflatten(0, low.shape[:2])
         flat = (level / self.max_noise).view(-1, 1, 1, 1, 1).expand(*seen.shape[:2], 1, *seen.shape[-2:])
         return self.enlarge(low), torch.cat([seen, flat], 2)
+
+    def shrink(self, high: Tensor) -> Tensor:
+        """Area average, [B, T, 3, H, W] -> [B, T, 3, h, w]."""
+        return F.interpolate(high.flatten(0, 1), scale_factor=1 / self.factor, mode="area").unflatten(0, high.shape[:2])
 
     def enlarge(self, low: Tensor) -> Tensor:
         """Bicubic, [B, T, 3, h, w] -> [B, T, 3, H, W]."""

@@ -75,8 +75,7 @@ class UpsampleGrid:
 
     def __call__(self, denoiser: Denoiser) -> np.ndarray:
         high = self.batch.x[: self.rows]
-        low = torch.nn.functional.interpolate(high.flatten(0, 1), scale_factor=1 / self.task.factor, mode="area")
-        low = low.unflatten(0, high.shape[:2])
+        low = self.task.shrink(high)
         noise = window_noise(tuple(self.task.fold(high).shape), 0, 0)
         made = sample_upsampled(denoiser, self.schedule, self.task, low, noise, self.sampler)
         rows = [

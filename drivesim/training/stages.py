@@ -225,8 +225,7 @@ def _diffusion_run(
 def _residual_std(task: Upsample, batches: list[Batch]) -> float:
     """Spread of what bicubic enlargement misses."""
     high = torch.cat([batch.x for batch in batches])
-    low = torch.nn.functional.interpolate(high.flatten(0, 1), scale_factor=1 / task.factor, mode="area")
-    return float((high - task.enlarge(low.unflatten(0, high.shape[:2]))).std().clamp_min(1e-3))
+    return float((high - task.enlarge(task.shrink(high))).std().clamp_min(1e-3))
 
 
 def load_autoencoder(bundle: Bundle, decoder: bool = False) -> Autoencoder:
