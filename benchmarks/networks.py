@@ -6,7 +6,7 @@ layout: 4 levels, 2 layers a block, attention on all but the lowest; widths are 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 import torch
@@ -48,7 +48,15 @@ class Inputs:
         corners = torch.rand(batch, frames, SLOTS, 2, 2, generator=generator).sort(-2).values
         classes = torch.randint(len(CLASSES), (batch, frames, SLOTS), generator=generator)
         labels = torch.rand(2, batch, frames, generator=generator)
-        layout = Layout(corners.flatten(-2), classes, classes, labels[0], labels[1], torch.ones(batch, frames).bool())
+        layout = replace(
+            Layout.unknown(batch, frames, slots=SLOTS),
+            boxes=corners.flatten(-2),
+            classes=classes,
+            tracks=classes,
+            night=labels[0],
+            crowdedness=labels[1],
+            known=torch.ones(batch, frames).bool(),
+        )
         x = torch.randn(batch, frames, channels, height, width, generator=generator)
         context = torch.randn(batch, frames, channels + FLAGS, height, width, generator=generator)
         return cls(x, torch.randint(1000, (batch,), generator=generator), layout, context)

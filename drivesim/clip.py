@@ -10,6 +10,7 @@ from torch import Tensor
 CLASSES = ("car", "truck", "bus", "pedestrian", "cyclist")
 VEHICLES = ("car", "truck", "bus")
 NO_BOX = -1  # class of an empty slot
+SPEED_MPS = 8.0  # taken for driven where nobody says how fast, in training and in sampling alike
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,8 @@ class Layout:
     night        [...] 0 by day, 1 by night (dusk between); NaN where unknown
     crowdedness  [...] number of vehicles in view; NaN where unknown
     known        [...] True where boxes are given; False says "unknown", which is not "no cars"
+    travel       [...] metres the camera has driven forward since the clip began; NaN where unknown
+    heading      [...] radians it has turned to the right since the clip began; NaN where unknown
     """
 
     boxes: Tensor
@@ -54,13 +57,34 @@ class Layout:
     night: Tensor
     crowdedness: Tensor
     known: Tensor
+    travel: Tensor
+    heading: Tensor
 
     @classmethod
     def unknown(cls, *leading: int, slots: int = 1) -> "Layout":
         """A layout that asks for nothing: the unconditional case."""
         none = torch.full((*leading, slots), NO_BOX, dtype=torch.long)
         nan = torch.full(leading, float("nan"))
-        return cls(torch.zeros(*leading, slots, 4), none, none.clone(), nan, nan.clone(), torch.zeros(leading).bool())
+        labels = [nan.clone() for _ in range(4)]
+        return cls(
+            torch.zeros(*leading, slots, 4),
+            none,
+            none.clone(),
+            night=labels[0],
+            crowdedness=labels[1],
+            known=torch.zeros(leading).bool(),
+            travel=labels[2],
+            heading=labels[3],
+        )
+
+    def driven(self, times_s: Tensor, speed_mps: float) -> "Layout":
+        """The same, driven straight on at `speed_mps` where it is not known how. times_s [...] of every frame."""
+        unknown = self.travel.isnan() | self.heading.isnan()
+        return replace(
+            self,
+            travel=torch.where(unknown, times_s * speed_mps, self.travel),
+            heading=torch.where(unknown, torch.zeros_like(self.heading), self.heading),
+        )
 
     @property
     def num_frames(self) -> int:

@@ -60,6 +60,8 @@ def continuation_sets(
     real                 what really happened
     ours                 keyframes and interpolation
     frozen_start         the start frame held still
+    driven_start         the start frame moved by the mean flow of driving, as far as the car drives: what our
+                         keyframes are told of it, and all that is known without a network
     image_ldm_per_frame  every frame by itself from the image LDM, same boxes
     cross_fade           image LDM frames at the keyframes, cross-faded; the first is the start frame
     autoencoder          the true video through the autoencoder: the ceiling of every latent model
@@ -73,6 +75,7 @@ def continuation_sets(
         "real": lambda case: iter(case.video),
         "ours": lambda case: _ours(pipeline, case, frames),
         "frozen_start": lambda case: iter(case.video[:1].expand(frames, -1, -1, -1)),
+        "driven_start": lambda case: _driven(pipeline, case, frames),
         "image_ldm_per_frame": lambda case: _per_frame(pipeline, case, frames),
         "cross_fade": lambda case: _cross_fade(pipeline, case, frames),
         "autoencoder": lambda case: _rebuilt(pipeline, case),
@@ -185,6 +188,12 @@ def _sampled(pipeline: DrivingPipeline, case: Case, frames: int, spacing: int) -
         layout = at(chunk * spacing).map(lambda t: t[:, None])
         made.append(sample_frames(pipeline.image, pipeline.schedule, layout, noise, pipeline.config)[:, 0])
     return torch.stack(list(cascade.decode(pipeline.autoencoder, iter(torch.cat(made)))))
+
+
+def _driven(pipeline: DrivingPipeline, case: Case, frames: int) -> Frames:
+    layout = pipeline.layout_at(case.layout)(torch.arange(frames) * pipeline.interpolate.factor)
+    for travel, heading in zip(layout.travel - layout.travel[0], layout.heading - layout.heading[0], strict=True):
+        yield pipeline.keyframes.flow(case.video[:1], travel[None], heading[None])[0][0]
 
 
 def _per_frame(pipeline: DrivingPipeline, case: Case, frames: int) -> Frames:

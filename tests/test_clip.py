@@ -1,5 +1,7 @@
 """The types that flow everywhere."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.testing import assert_close
@@ -12,7 +14,17 @@ def layout(sides: list[float], classes: list[int] | None = None) -> Layout:
     n = len(sides)
     boxes = torch.tensor([[0, 0, side, side] for side in sides])[None]
     kinds = torch.tensor([classes or [0] * n])
-    return Layout(boxes, kinds, torch.arange(n)[None], torch.zeros(1), torch.zeros(1), torch.ones(1).bool())
+    zero = torch.zeros(1)
+    return Layout(boxes, kinds, torch.arange(n)[None], zero, zero, torch.ones(1).bool(), zero, zero)
+
+
+def test_where_nobody_says_how_it_was_driven_it_goes_straight_on_at_the_given_speed():
+    known = replace(Layout.unknown(3), travel=torch.tensor([0.0, 5, 9]), heading=torch.tensor([0.0, 0.1, 0.2]))
+    times = torch.tensor([0.0, 0.5, 1.0])
+    assert torch.equal(known.driven(times, 8.0).travel, known.travel)
+    assert torch.equal(known.driven(times, 8.0).heading, known.heading)
+    assert Layout.unknown(3).driven(times, 8.0).travel.tolist() == [0, 4, 8]
+    assert Layout.unknown(3).driven(times, 8.0).heading.tolist() == [0, 0, 0]
 
 
 def test_padding_to_fewer_slots_keeps_the_largest_boxes():

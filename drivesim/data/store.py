@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from scipy.spatial.transform import Rotation
 
 from drivesim.clip import CLASSES, NO_BOX, Camera, Layout
 from drivesim.data.schema import BOXES, FRAMES, INDEX, SCHEMA, SPLITS, TABLES
@@ -101,7 +102,24 @@ class ClipStore:
         layout.night[:] = torch.from_numpy(frames["night"].to_numpy().astype(np.float32))
         layout.crowdedness[:] = torch.from_numpy(frames["vehicles"].to_numpy().astype(np.float32))
         layout.known[:] = bool(info.has_boxes)
+        travel, heading = ego_motion(frames)
+        layout.travel[:], layout.heading[:] = torch.from_numpy(travel), torch.from_numpy(heading)
         return layout
 
 
-__all__ = ["BOXES", "FRAMES", "INDEX", "NO_BOX", "SCHEMA", "SPLITS", "TABLES", "ClipStore"]
+def ego_motion(frames: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """How far the camera of a clip has driven, metres, and turned to the right, radians, since its first
+    frame: float32 [T] each, from the poses of the FRAMES table; NaN from the first unknown pose on."""
+    place = frames[["x_m", "y_m", "z_m"]].to_numpy(float)
+    turn = frames[["qx", "qy", "qz", "qw"]].to_numpy(float)
+    unknown = ~np.isfinite(np.hstack([place, turn])).all(1)
+    camera = Rotation.from_quat(np.where(unknown[:, None], [0.0, 0, 0, 1], turn)).as_matrix()  # camera to world
+    step = np.einsum("tij,ti->tj", camera[:-1], np.diff(place, axis=0))  # in the camera before: x right, z forward
+    relative = camera[:-1].transpose(0, 2, 1) @ camera[1:]
+    yaw = np.arctan2(relative[:, 0, 2], relative[:, 2, 2])
+    hidden = np.where(np.maximum.accumulate(unknown), np.nan, 0.0)
+    travel, heading = (np.concatenate([[0.0], np.cumsum(part)]) + hidden for part in (step[:, 2], yaw))
+    return travel.astype(np.float32), heading.astype(np.float32)
+
+
+__all__ = ["BOXES", "FRAMES", "INDEX", "NO_BOX", "SCHEMA", "SPLITS", "TABLES", "ClipStore", "ego_motion"]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from drivesim.clip import Layout, from_uint8
+from drivesim.clip import SPEED_MPS, Layout, from_uint8
 from drivesim.data.store import ClipStore
 from drivesim.data.video import read_window
 from drivesim.errors import UserError
@@ -132,7 +132,9 @@ class WindowDataset(Dataset):
 
     def layout(self, clip: str) -> Layout:
         if clip not in self._layouts:
-            self._layouts[clip] = self.store.layout(clip, self.slots)
+            info = self.store.index.loc[clip]
+            seconds = torch.arange(int(info.frames)) / float(info.fps)
+            self._layouts[clip] = self.store.layout(clip, self.slots).driven(seconds, SPEED_MPS)
         return self._layouts[clip]
 
 

@@ -12,7 +12,7 @@ from drivesim.diffusion.schedule import Diffusion
 from drivesim.models.denoiser import Context, Denoiser
 
 HINT_LIMIT = (
-    3.0  # in standard deviations; nearly without noise a held frame that is wrong is wrong by any number of them
+    3.0  # in standard deviations; nearly without noise a carried frame that is wrong is wrong by any number of them
 )
 
 
@@ -30,7 +30,7 @@ def predict_velocity(
     spread = denoiser.latent_std.to(z)[:, None, None]
     norm = (alpha**2 * spread**2 + sigma**2).sqrt()
     hint = None
-    if context is not None:  # the rest that would be predicted if the unknown frames were the held ones
+    if context is not None:  # the rest that would be predicted if the unknown frames were the carried ones
         rest = (alpha * spread**2 / norm**2 * z - context.held) * norm / (sigma * spread)
         hint = rest.clamp(-HINT_LIMIT, HINT_LIMIT) * context.given.to(z)[:, None, None, None, None]
     rest = denoiser(z / norm, timestep, planes, tokens, context, hint).float()

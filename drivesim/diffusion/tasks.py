@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from drivesim.clip import Layout
 from drivesim.models.conditioning import drop
 
 if TYPE_CHECKING:
@@ -14,7 +15,8 @@ if TYPE_CHECKING:
     from drivesim.models.denoiser import Denoiser
 
 DETAIL_GAIN = 8.0  # brings differences of neighbouring pixels, about an eighth of their range, to unit size
-FLAGS = 2  # planes beside the known latents: the mask, and the task's own flag
+FLAGS = 3  # planes beside the known latents: the mask, the task's own flag, metres from the nearest known frame
+FAR_M = 10.0  # metres that count as 1
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ class Frames:
         known = self.draw(len(z), batch.level, generator)
         if known is None:
             return Problem(z, planes, tokens, None, torch.ones(z.shape[:2], device=z.device))
-        context = context_planes(self.augment(z, generator), known)
+        context = context_planes(denoiser, self.augment(z, generator), known, batch.layout)
         return Problem(z, planes, tokens, context, 1 - known.mask.to(z))
 
     def augment(self, z: Tensor, generator: torch.Generator) -> Tensor:
@@ -201,34 +203,21 @@ class Upsample:
         return F.pixel_shuffle(x.flatten(0, 1), self.patch).unflatten(0, x.shape[:2])
 
 
-def held(latents: Tensor, mask: Tensor) -> Tensor:
-    """Fill unknown frames with what a viewer would hold there: the linear blend of the known frames around them, the
-    nearest known frame beyond the ends, zeros where nothing is known.
+def context_planes(denoiser: "Denoiser", latents: Tensor, known: Known, layout: Layout) -> Tensor:
+    """Input of the context encoder [B, T, C + FLAGS, h, w]: the known latents, carried to the unknown frames; the mask;
+    the flag; and how far the car is from the nearest known frame, that is, how much the carried ones are worth.
 
-    latents [B, T, C, h, w], mask [B, T] -> [B, T, C, h, w]
+    latents [B, T, C, h, w], of which the known are looked at; layout [B, T] with known ego motion
     """
-    t = torch.arange(mask.shape[1], device=mask.device, dtype=torch.float32)
-    far = float(2 * mask.shape[1])
-    known = mask.bool()
-    before = torch.where(known, t, -far).cummax(1).values  # index of the last known frame up to here
-    after = torch.where(known, t, far).flip(1).cummin(1).values.flip(1)
-    has_before, has_after = before >= 0, after < far
-    share = torch.where(
-        has_before & has_after & (after > before), (t - before) / (after - before).clamp_min(1), (~has_before).float()
-    )
-    share = torch.where(has_before & ~has_after, torch.zeros_like(share), share)[..., None, None, None]
-
-    def at(index: Tensor) -> Tensor:
-        picked = index.clamp(0, mask.shape[1] - 1).long()[..., None, None, None].expand_as(latents)
-        return latents.gather(1, picked)
-
-    return (at(before) * (1 - share) + at(after) * share) * known.any(1)[:, None, None, None, None]
-
-
-def context_planes(latents: Tensor, known: Known) -> Tensor:
-    """Input of the context encoder: held latents, mask and flag, [B, T, C + FLAGS, h, w]."""
     mask = known.mask.to(latents)
     flag = known.flag.to(latents)[:, None] * torch.ones_like(mask)
     h, w = latents.shape[-2:]
-    flags = torch.stack([mask, flag], 2)[..., None, None].expand(-1, -1, -1, h, w)
-    return torch.cat([held(latents, mask), flags], 2)
+    flags = torch.stack([mask, flag, distance(mask, layout.travel.to(latents)) / FAR_M], 2)
+    carried = denoiser.carry(latents, mask, layout)
+    return torch.cat([carried, flags[..., None, None].expand(-1, -1, -1, h, w)], 2)
+
+
+def distance(mask: Tensor, travel: Tensor) -> Tensor:
+    """Metres to the nearest known frame [B, T]; 0 where none is known."""
+    apart = (travel[:, :, None] - travel[:, None]).abs().masked_fill(mask[:, None] == 0, float("inf"))
+    return apart.amin(-1).nan_to_num(posinf=0.0)

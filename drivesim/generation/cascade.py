@@ -20,7 +20,7 @@ from drivesim.machine import probe
 from drivesim.models.autoencoder import Autoencoder
 from drivesim.models.denoiser import Denoiser
 
-LayoutAt = Callable[[Tensor], Layout]  # final frame indices [n] -> layout [n]
+LayoutAt = Callable[[Tensor], Layout]  # final frame indices [n], any whole numbers -> layout [n] with ego motion
 IMAGE, KEYS, COARSE, FINE, UPSAMPLE = range(5)  # streams of noise
 
 
@@ -57,7 +57,7 @@ def keyframes(
     for window in range(2**31):
         known = task.known(torch.tensor([len(context)]))
         keys = position - (len(context) - 1) + torch.arange(task.frames)
-        layout = layout_at((keys * spacing).clamp_min(0))
+        layout = layout_at(keys * spacing)
         latents = torch.cat([context, context.new_zeros(task.frames - len(context), *context.shape[1:])])[None]
         noise = window_noise(tuple(latents.shape), seed, KEYS, window)
         made = sample_window(

@@ -1,6 +1,7 @@
 """`drivesim generate`: a video from a bundle, a start and a layout, streamed to disk frame by frame."""
 
 import json
+import math
 import os
 import resource
 import sys
@@ -18,7 +19,7 @@ from tqdm import tqdm
 
 from drivesim import __version__
 from drivesim.bundle import Bundle
-from drivesim.clip import Layout
+from drivesim.clip import SPEED_MPS, Layout
 from drivesim.config import option, parse
 from drivesim.errors import UserError
 from drivesim.files import atomic_path, refuse_existing
@@ -48,6 +49,10 @@ class GenerateConfig:
     layout: str = option("none", "boxes and labels: a .json or .csv file, STORE:CLIP[:START_S], or none")
     night: float | None = option(None, "0 day .. 1 night, for every frame; overrides the layout")
     crowdedness: float | None = option(None, "vehicles in view, for every frame; overrides the layout")
+    speed: float | None = option(
+        None, "ego speed, m/s, of the whole drive; overrides the layout, which else decides, or 8"
+    )
+    turn: float | None = option(None, "degrees a second that the car turns to the right; overrides the layout")
     seconds: float = option(4.0, "length, up to 24 h")
     out: str = option("generated.mp4", "video to write, .mp4")
     overwrite: bool = option(False, "replace files that exist")
@@ -89,6 +94,8 @@ def check(config: GenerateConfig) -> TimedLayout | None:
     _range("seconds", config.seconds, 0, MAX_SECONDS, above=True)
     _range("night", config.night, 0, 1)
     _range("crowdedness", config.crowdedness, 0, 1000)
+    _range("speed", config.speed, 0, 60)
+    _range("turn", config.turn, -90, 90)
     _range("seed", config.seed, 0, 2**63 - 1)
     for name in STEPS:
         _range(name, getattr(config, name), 1, 1000)
@@ -170,15 +177,23 @@ def _check_out(config: GenerateConfig) -> None:
 
 
 def _layout(config: GenerateConfig, timed: TimedLayout | None, pipeline: "DrivingPipeline") -> Layout | None:
-    """The layout with `night` and `crowdedness` as asked; None if nothing is asked for."""
-    labels = {"night": config.night, "crowdedness": config.crowdedness}
-    given = {name: value for name, value in labels.items() if value is not None}
-    if timed is None and not given:
+    """The layout with labels and ego motion as asked; None if nothing is asked for."""
+    asked = (config.night, config.crowdedness, config.speed, config.turn)
+    if timed is None and asked == (None,) * 4:
         return None
-    # One frame is enough where nothing changes: the pipeline holds the last one, and a day takes no more memory.
-    still = Layout.unknown(1, slots=pipeline.slots)
+    # Two frames are enough where nothing changes: the pipeline goes on from there, and a day takes no more memory.
+    still = Layout.unknown(2, slots=pipeline.slots)
     layout = timed.sample(config.seconds, pipeline.fps, pipeline.slots) if timed else still
-    return replace(layout, **{name: torch.full_like(layout.night, value) for name, value in given.items()})
+    seconds = torch.arange(layout.num_frames) / pipeline.fps
+    layout = layout.driven(seconds, SPEED_MPS)
+    values = {
+        "night": config.night,
+        "crowdedness": config.crowdedness,
+        "travel": config.speed and config.speed * seconds,
+        "heading": config.turn and math.radians(config.turn) * seconds,
+    }
+    given = {name: value + torch.zeros_like(seconds) for name, value in values.items() if value is not None}
+    return replace(layout, **given)
 
 
 def _pictures(frames: Iterator[Tensor], drawn: Layout | None) -> Iterator[np.ndarray]:

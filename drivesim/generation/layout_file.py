@@ -21,10 +21,16 @@ from drivesim.errors import UserError
 from drivesim.files import atomic_path
 
 FILE_KEYS = ("fps", "frames")
-FRAME_KEYS = ("time_s", "night", "crowdedness", "boxes")
+LABEL_KEYS = {
+    "night": "night",
+    "crowdedness": "crowdedness",
+    "travel_m": "travel",
+    "heading_rad": "heading",
+}  # -> Layout
+FRAME_KEYS = ("time_s", *LABEL_KEYS, "boxes")
 CORNERS = ("x1", "y1", "x2", "y2")
 BOX_KEYS = ("track", "class", *CORNERS)
-COLUMNS = (*FRAME_KEYS[:3], *BOX_KEYS)
+COLUMNS = (*FRAME_KEYS[:-1], *BOX_KEYS)
 UNKNOWN = "unknown"  # class of a CSV row that says "the boxes of this frame are not known"
 DEFAULT_FPS = 30.0
 MAX_TRACK = 2**31 - 1  # tracks are int32 in the clip store
@@ -133,8 +139,8 @@ def resample(layout: Layout, times_s: np.ndarray, at_s: np.ndarray) -> Layout:
     def blend(a: Tensor, b: Tensor) -> Tensor:
         return torch.where(b.isnan(), a, torch.lerp(a, b, pull))
 
-    night, crowdedness = blend(near.night, far.night), blend(near.crowdedness, far.crowdedness)
-    return replace(near, boxes=boxes, night=night, crowdedness=crowdedness)
+    labels = {name: blend(getattr(near, name), getattr(far, name)) for name in LABEL_KEYS.values()}
+    return replace(near, boxes=boxes, **labels)
 
 
 def _read_clip(spec: str) -> TimedLayout:
@@ -223,7 +229,7 @@ def _csv_frame(index: int, time_s: float, rows: list[dict], source: str) -> dict
         except ValueError:
             return row[key]  # told by the check that JSON values go through
 
-    frame = {"time_s": time_s, "night": value(rows[0], "night"), "crowdedness": value(rows[0], "crowdedness")}
+    frame = {"time_s": time_s} | {key: value(rows[0], key) for key in LABEL_KEYS}
     if any(None in row for row in rows):
         raise UserError(f"{source}: frame {index} has a line with more than {len(COLUMNS)} values; remove some")
     if rows[0]["class"] == UNKNOWN:
@@ -240,8 +246,10 @@ def _build(frames: list[dict], fps: float, source: str) -> TimedLayout:
     for i, frame in enumerate(frames):
         where = f"{source}: frame {i}"
         times[i] = _number(frame["time_s"], f"{where}: time_s", 0)
-        layout.night[i] = _label(frame.get("night"), f"{where}: night", 1)
-        layout.crowdedness[i] = _label(frame.get("crowdedness"), f"{where}: crowdedness", math.inf)
+        layout.night[i] = _label(frame.get("night"), f"{where}: night", 0, 1)
+        layout.crowdedness[i] = _label(frame.get("crowdedness"), f"{where}: crowdedness", 0)
+        layout.travel[i] = _label(frame.get("travel_m"), f"{where}: travel_m")
+        layout.heading[i] = _label(frame.get("heading_rad"), f"{where}: heading_rad")
         layout.known[i] = frame.get("boxes") is not None
         for slot, (track, kind, corners) in enumerate(boxes[i]):
             inside = np.clip(corners, 0, 1)
@@ -307,13 +315,13 @@ def _number(value: Any, where: str, low: float = -math.inf, high: float = math.i
     return float(value)
 
 
-def _label(value: Any, where: str, high: float) -> float:
-    return math.nan if value is None else _number(value, where, 0, high)
+def _label(value: Any, where: str, low: float = -math.inf, high: float = math.inf) -> float:
+    return math.nan if value is None else _number(value, where, low, high)
 
 
 def _frame_dict(frame: Layout, time_s: float) -> dict:
     """One frame (no leading dimension) as the JSON file holds it."""
-    labels = {"night": float(frame.night), "crowdedness": float(frame.crowdedness)}
+    labels = {key: float(getattr(frame, name)) for key, name in LABEL_KEYS.items()}
     labels = {key: value for key, value in labels.items() if not math.isnan(value)}
     boxes = [
         {"track": int(track), "class": CLASSES[kind], **dict(zip(CORNERS, map(float, box), strict=True))}

@@ -1,7 +1,7 @@
 """A trained bundle as one object that makes video."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from drivesim.bundle import Bundle
-from drivesim.clip import Layout, to_uint8
+from drivesim.clip import SPEED_MPS, Layout, to_uint8
 from drivesim.diffusion.schedule import ScheduleConfig
 from drivesim.diffusion.tasks import Interpolate, Predict, Upsample
 from drivesim.errors import UserError
@@ -47,6 +47,10 @@ class DrivingPipeline:
     key_fps: float
     slots: int
     config: SamplerConfig = field(default_factory=SamplerConfig)
+
+    def __post_init__(self) -> None:
+        for video in (self.keyframes, self.interpolator):
+            video.carry_by(self.autoencoder)
 
     @classmethod
     def from_pretrained(
@@ -197,9 +201,22 @@ class DrivingPipeline:
         return self.autoencoder.encode(low.to(next(self.autoencoder.parameters()).device)).float()
 
     def layout_at(self, layout: Layout | None) -> cascade.LayoutAt:
-        """Layout of final frames by index; beyond the end of `layout` its last frame holds (a cascade looks ahead by
-        up to one window of keyframes)."""
+        """Layout of final frames by index, driven on at SPEED_MPS where it does not say how the car moves. Beyond the
+        ends of `layout` its last frame holds and the car goes on as it did (a cascade looks ahead by up to one window
+        of keyframes, and a start video began before)."""
         if layout is None:
-            return lambda index: Layout.unknown(len(index), slots=self.slots)
-        known = layout.pad(self.slots)
-        return lambda index: known[index.clamp(0, known.num_frames - 1)]
+            return lambda index: Layout.unknown(len(index), slots=self.slots).driven(index / self.fps, SPEED_MPS)
+        frames = layout.num_frames
+        known = layout.pad(self.slots).driven(torch.arange(frames) / self.fps, SPEED_MPS)
+
+        def go_on(path: Tensor, index: Tensor, alone: float) -> Tensor:
+            inside = index.clamp(0, frames - 1)
+            rates = path.diff() if frames > 1 else path.new_full((1,), alone)
+            return path[inside] + (index - inside) * torch.where(index < 0, rates[0], rates[-1])
+
+        def at(index: Tensor) -> Layout:
+            travel = go_on(known.travel, index, SPEED_MPS / self.fps)
+            heading = go_on(known.heading, index, 0.0)
+            return replace(known[index.clamp(0, frames - 1)], travel=travel, heading=heading)
+
+        return at

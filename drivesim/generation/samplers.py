@@ -69,7 +69,8 @@ def sample_window(
     config: SamplerConfig,
     guidance: bool,
 ) -> Tensor:
-    """Fill in a window: latents [B, T, C, h, w] of which `known` are given (the others are ignored).
+    """Fill in a window: latents [B, T, C, h, w] of which `known` are given (the others are ignored), layout [B, T] with
+    known ego motion.
 
     returns  [B, T, C, h, w], the known frames as they were
     """
@@ -77,11 +78,11 @@ def sample_window(
     layout, latents, noise = layout.to(device), latents.to(device), noise.to(device)
     mask = known.mask.to(latents)[..., None, None, None]
     with probe().autocast():
-        context = denoiser.encode_context(context_planes(latents * mask, known))
+        context = denoiser.encode_context(context_planes(denoiser, latents, known, layout))
         denoise = _denoise(denoiser, schedule, layout, noise, context)
         if guidance:
             nothing = Known(torch.zeros_like(known.mask), known.flag)
-            without = denoiser.encode_context(context_planes(torch.zeros_like(latents), nothing))
+            without = denoiser.encode_context(context_planes(denoiser, latents, nothing, layout))
             denoise = guided(denoise, _denoise(denoiser, schedule, layout, noise, without), config.context_guidance)
             denoise = guided(
                 denoise, _denoise(denoiser, schedule, unknown_like(layout), noise, context), config.layout_guidance

@@ -1,6 +1,7 @@
 """How a layout steers the image network: as planes laid beside the latents and as tokens for cross-attention."""
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -92,10 +93,8 @@ def drop(layout: Layout, boxes: float, labels: float, generator: torch.Generator
         return draw >= probability
 
     nan = torch.full_like(layout.night, float("nan"))
-    return Layout(
-        layout.boxes,
-        layout.classes,
-        layout.tracks,
+    return replace(
+        layout,
         night=torch.where(keep(labels), layout.night, nan),
         crowdedness=torch.where(keep(labels), layout.crowdedness, nan),
         known=layout.known & keep(boxes),

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from drivesim.clip import Layout
 from drivesim.models.conditioning import PLANES, POSITIONS, LayoutTokens, positions, rasterise
 from drivesim.models.cpu import speed_up
+from drivesim.models.motion import Carrier, SceneFlow
 from drivesim.models.temporal import TemporalLayers
 
 
@@ -60,7 +61,7 @@ class Context:
     """The known frames of windows, encoded once: nothing here depends on the noise.
 
     features  by picture size (h, w) -> [B·T, K, h, w]
-    held      [B, T, C, h, w] latents, unknown frames filled by `tasks.held`
+    held      [B, T, C, h, w] latents, unknown frames filled by `Denoiser.carry`
     given     [B] 1 where any frame is known
     """
 
@@ -82,6 +83,7 @@ class Denoiser(nn.Module):
         self.temporal: TemporalLayers | None = None
         # Spread of each channel over the training data; see diffusion/precondition.py.
         self.register_buffer("latent_std", torch.ones(config.channels))
+        self._carrier: list[Carrier] = []  # in a list, so that the autoencoder is no part of this network
 
     def inflate(self, context_channels: int) -> "Denoiser":
         """Freeze the image network and put temporal layers in after its spatial layers.
@@ -98,6 +100,25 @@ class Denoiser(nn.Module):
         )
         self.temporal.to(memory_format=torch.channels_last)
         return self
+
+    def carry_by(self, autoencoder) -> "Denoiser":
+        """Name the autoencoder by which known frames are carried to where driving brings them; see `carry`."""
+        self._carrier = [Carrier(autoencoder, self.flow)]
+        return self
+
+    @property
+    def flow(self) -> SceneFlow:
+        """How the picture moves with the car; there is one where temporal layers know frames."""
+        assert self.temporal is not None
+        assert self.temporal.flow is not None
+        return self.temporal.flow
+
+    def carry(self, latents: Tensor, mask: Tensor, layout: Layout) -> Tensor:
+        """Unknown frames filled from known ones, [B, T, C, h, w]; mask [B, T] 1 for known, layout [B, T] for the
+        ego motion, which must be known (`Layout.driven`)."""
+        if not self._carrier:
+            raise RuntimeError("name the autoencoder first: carry_by")
+        return self._carrier[0](latents, mask.to(latents), layout.travel, layout.heading)
 
     def condition(self, layout: Layout, height: int, width: int) -> tuple[Tensor, Tensor | None]:
         """Planes [B, T, P, h, w], positions among them, and tokens [B, T, N, D] of a layout [B, T]."""
@@ -122,7 +143,7 @@ class Denoiser(nn.Module):
         planes    [B, T, P, h, w] laid beside the latents
         tokens    [B, T, N, D] for cross-attention, or None
         context   from `encode_context`, or None
-        hint      [B, T, C, h, w] what the answer would be if unknown frames were the held ones, or None
+        hint      [B, T, C, h, w] what the answer would be if unknown frames were the carried ones, or None
         returns   [B, T, C, h, w]
         """
         b, t = x.shape[:2]
@@ -138,7 +159,7 @@ class Denoiser(nn.Module):
         return out.unflatten(0, (b, t))
 
     def encode_context(self, context: Tensor) -> "Context":
-        """Known frames as `tasks.context_planes` lays them out [B, T, C + FLAGS, h, w]: held latents, mask, flag."""
+        """Known frames as `tasks.context_planes` lays them out [B, T, C + FLAGS, h, w]."""
         assert self.temporal is not None
         channels = self.config.channels
         scale = torch.cat([self.latent_std, self.latent_std.new_ones(context.shape[2] - channels)]).to(context)

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from drivesim.models.cpu import GroupNorm, attend
+from drivesim.models.motion import SceneFlow
 
 
 @dataclass
@@ -22,7 +23,7 @@ class Run:
 
     frames    T, the number of frames folded into the batch
     features  context features by picture size (H, W) -> [B·T, K, H, W]; empty without context
-    hint      [B·T, C, H, W] what the answer would be if unknown frames were the held ones; None without context
+    hint      [B·T, C, H, W] what the answer would be if unknown frames were the carried ones; None without context
     """
 
     frames: int
@@ -132,14 +133,15 @@ class TemporalAttention(nn.Module):
 class TemporalHead(nn.Module):
     """The last temporal layer, after the output convolution: it sees the features, the image model's answer and the
     known frames at full resolution, so what is known can reach the answer without passing the U-Net's bottleneck. The
-    hint spares it the arithmetic from latents to velocity: where things stand still, it is the answer."""
+    hint spares it the arithmetic from latents to velocity: where known frames were carried right, it is the answer,
+    and a gate says, channel by channel, how far to trust it."""
 
     def __init__(self, features: int, channels: int, context_channels: int, groups: int = 16) -> None:
         super().__init__()
         hint = channels if context_channels else 0
         self.conv_in = nn.Conv2d(features + channels + context_channels + hint, features, 3, padding=1)
         self.time = TemporalConv(features, 0, groups)
-        self.conv_out = nn.Conv2d(features, channels, 3, padding=1)
+        self.conv_out = nn.Conv2d(features, channels + hint, 3, padding=1)
         self.merge = Merge()
         self.context_channels = context_channels
         nn.init.zeros_(self.conv_out.weight)
@@ -147,23 +149,27 @@ class TemporalHead(nn.Module):
 
     def forward(self, z: Tensor, features: Tensor, run: Run) -> Tensor:
         """z [B·T, C, H, W] the image model's answer, features [B·T, F, H, W] what it was made from -> shape of z."""
-        parts = [features, z]
-        if self.context_channels:
-            size = z.shape[-2], z.shape[-1]
-            parts.append(
-                run.features[size] if size in run.features else z.new_zeros(z.shape[0], self.context_channels, *size)
-            )
-            parts.append(torch.zeros_like(z) if run.hint is None else run.hint.to(z.dtype))
+        if not self.context_channels:
+            return self.merge(z, self._hidden([features, z], run))
+        size = z.shape[-2], z.shape[-1]
+        context = run.features.get(size)
+        if context is None:
+            context = z.new_zeros(z.shape[0], self.context_channels, *size)
+        hint = torch.zeros_like(z) if run.hint is None else run.hint.to(z.dtype)
+        change, gate = self._hidden([features, z, context, hint], run).chunk(2, 1)
+        return self.merge(z, change if run.hint is None else change + gate * (hint - z))
+
+    def _hidden(self, parts: list[Tensor], run: Run) -> Tensor:
         hidden = F.silu(self.conv_in(torch.cat(parts, 1)))
-        return self.merge(z, self.conv_out(F.silu(self.time(hidden, run))))
+        return self.conv_out(F.silu(self.time(hidden, run)))
 
 
 class ContextEncoder(nn.Module):
     """The learned down-sampling that brings the known frames and their mask to every resolution (paper, section 3.2).
 
-    The paper gives c_S = (m o z, m). Here the unknown frames are filled with what a viewer would hold there, the last
-    known frame or the blend of the two known neighbours, and the mask still tells which are real: a temporal layer
-    then finds the known content at the same pixel of its own frame instead of having to carry it through time.
+    The paper gives c_S = (m o z, m). Here the unknown frames are filled with the known ones carried there by the mean
+    flow of driving (models/motion.py), and the mask still tells which are real: a temporal layer then finds the known
+    content at the pixel of its own frame where it belongs instead of having to carry it through time and space.
     """
 
     def __init__(self, channels: int, width: int, levels: int) -> None:
@@ -200,6 +206,7 @@ class TemporalLayers(nn.Module):
         super().__init__()
         width = context_width if context else 0
         self.context = ContextEncoder(context, context_width, levels) if context else None
+        self.flow = SceneFlow() if context else None
         self.layers = nn.ModuleDict()
         self._run: Run | None = None
         for name, module, channels, kind in sites:

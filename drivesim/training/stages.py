@@ -18,12 +18,15 @@ from drivesim.errors import UserError
 from drivesim.machine import probe
 from drivesim.models.autoencoder import Autoencoder, AutoencoderConfig, PatchAutoencoder
 from drivesim.models.denoiser import Denoiser, DenoiserConfig
+from drivesim.models.motion import measured_flow
 from drivesim.training.experiment import ExperimentConfig, StageConfig
 from drivesim.training.grids import GridMaker, LatentGrid, UpsampleGrid
 from drivesim.training.latent import LatentVideoDiffusion
 from drivesim.training.pixels import AutoencoderTraining
 
 VALIDATION_BATCHES = 2
+FLOW_FPS = 7.0  # frames for optical flow lie at most this far apart in a second
+FLOW_PAIRS = 400
 PATCH = (128, 256)  # full-resolution pixels the upsampler trains on (paper: patches, applied convolutionally)
 
 
@@ -66,6 +69,18 @@ class Workspace:
         clips = self.store.clips("train")
         picked = torch.cat([self.latents.read(clip)[::8].float() for clip in clips[:: max(len(clips) // 100, 1)]])
         return picked.std((0, 2, 3)).clamp_min(1e-3)
+
+    def fit_flow(self, denoiser: Denoiser) -> None:
+        """How the picture moves with the car, from pairs of training frames; zero where no clip is fast enough."""
+        spec = WindowSpec(2, next((r for r in (self.fps / 4, self.fps / 2, self.fps) if r >= FLOW_FPS), self.fps))
+        try:
+            pairs = WindowDataset(self.store, self.frames, "train", [spec], self.seed)
+        except UserError:
+            return
+        samples = [pairs[i] for i in range(FLOW_PAIRS)]
+        flows = torch.stack([measured_flow(x[0], x[1]) for x, *_ in samples])
+        motions = torch.stack([torch.stack([lay.travel.diff()[0], lay.heading.diff()[0]]) for _, lay, _ in samples])
+        denoiser.flow.fit(motions, flows)
 
     @property
     def fps(self) -> float:
@@ -182,7 +197,8 @@ def _latent_run(
             f"config.denoiser.channels is {denoiser.config.channels} but the autoencoder has {channels}; set them alike"
         )
     if task.temporal:
-        denoiser.inflate(channels + task.context_channels)
+        denoiser.inflate(channels + task.context_channels).carry_by(work.autoencoder)
+        work.fit_flow(denoiser)
     data, validation = work.data(work.latents, specs, stage)
     grid = LatentGrid(
         validation[0],

@@ -3,13 +3,15 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from scipy.spatial.transform import Rotation
 
 from data_prep.source import Box, Frame, RawClip
 from data_prep.writer import merge, write_clip
 from drivesim.clip import CLASSES, NO_BOX
-from drivesim.data.store import SCHEMA, ClipStore
+from drivesim.data.store import SCHEMA, ClipStore, ego_motion
 from drivesim.errors import UserError
 
 BOXES = [
@@ -79,6 +81,27 @@ def test_boxes_keep_their_size_and_place_in_metres(store):
     car = store.boxes("b_boxes").set_index("track").loc[1]
     found = [car[name] for name in ("x_m", "y_m", "z_m", "length_m", "width_m", "height_m", "yaw")]
     np.testing.assert_allclose(found, [1, 2, 10, 4, 2, 1.5, 0.3], rtol=1e-6)
+
+
+def test_the_way_driven_and_turned_is_that_of_the_poses():
+    speed, rate, steps = 2.0, -0.3, np.arange(6) / 5  # metres and radians to the right a second: a bend to the left
+    yaw = rate * steps
+    cameras = Rotation.from_euler("y", yaw[:, None])  # in a world with the axes of the first
+    place = np.cumsum(cameras.apply([0, 0, speed / 5]), 0)
+    table = pd.DataFrame(np.hstack([place, cameras.as_quat()]), columns=["x_m", "y_m", "z_m", "qx", "qy", "qz", "qw"])
+    travel, heading = ego_motion(table)
+    assert np.allclose(heading, yaw, atol=1e-5)
+    assert np.allclose(travel, speed * steps, rtol=1e-2)  # chords for arcs
+
+
+def test_from_an_unknown_pose_on_the_way_is_unknown():
+    table = pd.DataFrame({name: np.zeros(4) for name in ("x_m", "y_m", "z_m", "qx", "qy", "qz")} | {"qw": np.ones(4)})
+    table.loc[2, "x_m"] = np.nan
+    assert np.isnan(ego_motion(table)).tolist() == [[False, False, True, True]] * 2
+
+
+def test_a_film_without_poses_has_no_known_motion(store):
+    assert store.layout("a_film").travel.isnan().all()
 
 
 def test_an_empty_folder_is_no_store(tmp_path):

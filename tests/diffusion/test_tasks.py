@@ -9,7 +9,7 @@ from drivesim.clip import Layout
 from drivesim.data.windows import Batch
 from drivesim.diffusion.loss import velocity_loss
 from drivesim.diffusion.schedule import Diffusion, ScheduleConfig
-from drivesim.diffusion.tasks import Frames, Interpolate, Known, Predict, Problem, Upsample, context_planes, held
+from drivesim.diffusion.tasks import Frames, Interpolate, Known, Predict, Problem, Upsample, context_planes, distance
 from drivesim.models.denoiser import DenoiserConfig
 
 CONFIG = DenoiserConfig(
@@ -21,53 +21,46 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def row(values: list[float]) -> torch.Tensor:
-    """One clip [1, T, 1, 1, 1]."""
-    return torch.tensor(values)[None, :, None, None, None]
+class Still:
+    """A denoiser that knows nothing but how to carry: the last known frame as it is, whatever the layout says."""
+
+    def carry(self, latents, mask, layout):
+        filled, last = [], torch.zeros_like(latents[:, 0])
+        for t in range(latents.shape[1]):
+            last = torch.where(mask[:, t].bool()[:, None, None, None], latents[:, t], last)
+            filled.append(last)
+        return torch.stack(filled, 1)
 
 
-@pytest.mark.parametrize(
-    ("mask", "expected"),
-    [
-        ([1, 0, 0, 0], [10, 10, 10, 10]),  # one first frame holds
-        ([1, 1, 0, 0], [10, 20, 20, 20]),  # the newest of two holds
-        ([1, 0, 0, 1], [10, 20, 30, 40]),  # the linear blend between two ends
-        ([0, 0, 0, 0], [0, 0, 0, 0]),  # nothing known
-        ([0, 0, 1, 0], [30, 30, 30, 30]),  # the nearest before and after
-        ([1, 1, 1, 1], [10, 20, 30, 40]),
-        ([0, 1, 0, 1], [20, 20, 30, 40]),
-    ],
-)
-def test_unknown_frames_hold_what_a_viewer_would_expect(mask, expected):
-    assert_close(held(row([10.0, 20, 30, 40]), torch.tensor([mask]).float()), row([float(v) for v in expected]))
+class Same:
+    """An autoencoder whose latents are its pixels."""
+
+    def encode(self, x):
+        return x
+
+    decode = encode
 
 
-def test_the_blend_is_linear_in_time_whatever_lies_between():
-    latents = row([1.0, 99, -99, 99, 5])
-    assert_close(held(latents, torch.tensor([[1.0, 0, 0, 0, 1]])), row([1.0, 2, 3, 4, 5]))
+def drive(clips: int, frames: int, metres: float = 1.0) -> Layout:
+    """A layout that drives `metres` from frame to frame."""
+    return Layout.unknown(clips, frames).driven(torch.arange(frames).expand(clips, -1).float(), metres)
 
 
-def test_clips_of_a_batch_are_filled_each_by_itself():
-    latents = torch.cat([row([1.0, 2, 3]), row([4.0, 5, 6])])
-    filled = held(latents, torch.tensor([[1.0, 0, 0], [1, 0, 1]]))
-    assert_close(filled, torch.cat([row([1.0, 1, 1]), row([4.0, 5, 6])]))
-
-
-def test_context_is_the_held_latents_the_mask_and_the_flag():
+def test_context_is_the_carried_latents_the_mask_the_flag_and_the_distance_driven():
     latents = torch.randn(2, 3, 4, 2, 2)
     mask = torch.tensor([[1.0, 0, 0], [1, 1, 0]])
-    planes = context_planes(latents, Known(mask, torch.tensor([0.0, 1.0])))
-    assert planes.shape == (2, 3, 6, 2, 2)
-    assert_close(planes[:, :, :4], held(latents, mask))
+    planes = context_planes(Still(), latents, Known(mask, torch.tensor([0.0, 1.0])), drive(2, 3, metres=5.0))
+    assert planes.shape == (2, 3, 7, 2, 2)
+    assert_close(planes[:, :, :4], Still().carry(latents, mask, None))
     assert_close(planes[:, :, 4], mask[..., None, None].expand(2, 3, 2, 2))
     assert_close(planes[:, :, 5, 0, 0], torch.tensor([[0.0] * 3, [1.0] * 3]))
+    assert_close(planes[:, :, 6, 1, 1], torch.tensor([[0.0, 0.5, 1.0], [0.0, 0.0, 0.5]]))  # 10 m are 1
 
 
-def test_context_reveals_nothing_of_unknown_frames():
-    known = Predict(frames=4).known(torch.tensor([0, 1, 2]))
-    latents = torch.randn(3, 4, 2, 3, 3)
-    other = torch.where(known.mask[..., None, None, None].bool(), latents, torch.randn(3, 4, 2, 3, 3))
-    assert_close(context_planes(latents, known), context_planes(other, known))
+def test_the_distance_is_that_to_the_nearest_known_frame_on_either_side():
+    travel = torch.tensor([[0.0, 3, 4, 10], [0, 3, 4, 10]])
+    mask = torch.tensor([[1.0, 0, 0, 1], [0, 0, 0, 0]])
+    assert_close(distance(mask, travel), torch.tensor([[0.0, 3, 4, 0], [0, 0, 0, 0]]))
 
 
 def test_prediction_knows_the_first_frames_and_interpolation_both_ends():
@@ -87,11 +80,11 @@ def test_numbers_of_known_frames_come_as_often_as_p_s_says():
 
 
 def batch(size: int, frames: int, level: int = 0) -> Batch:
-    return Batch(torch.randn(size, frames, 4, 8, 8), Layout.unknown(size, frames), torch.full((size,), level))
+    return Batch(torch.randn(size, frames, 4, 8, 8), drive(size, frames), torch.full((size,), level))
 
 
 def test_a_posed_problem_weighs_unknown_frames_only_and_keeps_its_target_clean():
-    denoiser, windows = CONFIG.build().inflate(6), batch(8, 3)
+    denoiser, windows = CONFIG.build().inflate(7).carry_by(Same()), batch(8, 3)
     problem = Predict(frames=3).pose(windows, denoiser, generator())
     assert problem.x is windows.x
     mask = problem.context[:, :, 4, 0, 0]
@@ -129,7 +122,8 @@ class Spy(torch.nn.Module):
 def test_the_loss_ignores_known_frames_and_is_the_mean_error_of_the_others():
     x, answer = torch.randn(3, 4, 2, 5, 5), torch.randn(3, 4, 2, 5, 5)
     mask = Predict(frames=4).known(torch.tensor([0, 1, 2])).mask
-    problem = Problem(x, torch.zeros(3, 4, 0, 5, 5), None, context_planes(x, Known(mask, torch.zeros(3))), 1 - mask)
+    context = context_planes(Still(), x, Known(mask, torch.zeros(3)), drive(3, 4))
+    problem = Problem(x, torch.zeros(3, 4, 0, 5, 5), None, context, 1 - mask)
     diffusion = Diffusion(ScheduleConfig())
     loss = velocity_loss(Spy(answer), problem, diffusion, generator())
     changed = torch.where(mask[..., None, None, None].bool(), torch.full_like(answer, 1e3), answer)

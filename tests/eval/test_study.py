@@ -10,7 +10,7 @@ from drivesim import cli
 from drivesim.training.stages import STAGES
 
 FRAMES = 9  # (3 keyframes - 1) * 4 + 1
-SETS = ("ours", "frozen_start", "image_ldm_per_frame", "cross_fade", "autoencoder")
+SETS = ("ours", "frozen_start", "driven_start", "image_ldm_per_frame", "cross_fade", "autoencoder")
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,6 @@
 """The cascade with denoisers that write the index of a frame into it: every frame once, in order, at any length."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count, islice
 
 import pytest
@@ -8,9 +8,9 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from drivesim.clip import Layout
+from drivesim.clip import SPEED_MPS, Layout
 from drivesim.diffusion.schedule import ScheduleConfig
-from drivesim.diffusion.tasks import Interpolate, Predict, Upsample
+from drivesim.diffusion.tasks import FLAGS, Interpolate, Predict, Upsample
 from drivesim.generation import cascade
 from drivesim.generation.pipeline import DrivingPipeline
 from drivesim.generation.samplers import SamplerConfig
@@ -183,8 +183,8 @@ def pipeline() -> DrivingPipeline:
     return DrivingPipeline(
         autoencoder=AutoencoderConfig("patch", 4, 8, 16, 1).build().requires_grad_(False),
         image=tiny(4, 12),
-        keyframes=tiny(4, 12, 6),
-        interpolator=tiny(4, 12, 6),
+        keyframes=tiny(4, 12, 4 + FLAGS),
+        interpolator=tiny(4, 12, 4 + FLAGS),
         upsampler=tiny(48, 25, 0),
         schedule=SCHEDULE,
         predict=Predict(frames=3),
@@ -268,3 +268,17 @@ def test_iterators_take_no_more_than_a_window_ahead(windows):
 def test_ten_minutes_may_be_asked_for_and_five_frames_taken(pipeline):
     video = pipeline(start=None, layout=None, seconds=600, seed=0, upsampler="diffusion")
     assert len(list(islice(video, 5))) == 5
+
+
+def test_where_no_layout_says_how_the_car_moves_it_drives_straight_on(pipeline):
+    layout = pipeline.layout_at(None)(torch.tensor([-16, 0, 30, 300]))
+    assert_close(layout.travel, torch.tensor([-16 / 30, 0, 1, 10]) * SPEED_MPS)
+    assert layout.heading.tolist() == [0] * 4
+
+
+def test_beyond_the_ends_of_a_layout_the_car_goes_on_as_it_did(pipeline):
+    layout = replace(Layout.unknown(3, slots=2), travel=torch.tensor([5.0, 6, 8]), heading=torch.tensor([0.0, 0, 0.5]))
+    at = pipeline.layout_at(layout)(torch.tensor([-2, 0, 1, 2, 3, 5]))
+    assert at.travel.tolist() == [3, 5, 6, 8, 10, 14]
+    assert at.heading.tolist() == [0, 0, 0, 0.5, 1, 2]
+    assert at.classes.shape == (6, 3)

@@ -11,7 +11,7 @@ from scipy.interpolate import interp1d
 from drivesim.clip import CLASSES, NO_BOX, Layout
 from drivesim.data.store import BOXES, FRAMES, INDEX
 from drivesim.errors import UserError
-from drivesim.generation.layout_file import load_layout, read_layout, resample, save_layout
+from drivesim.generation.layout_file import BOX_KEYS, load_layout, read_layout, resample, save_layout
 
 
 def box(track: int = 1, kind: str = "car", x1: float = 0.1, y1: float = 0.2, x2: float = 0.3, y2: float = 0.4) -> dict:
@@ -31,6 +31,7 @@ def random_layout(frames: int = 12, slots: int = 5) -> Layout:
     layout.classes[:] = torch.arange(slots) % len(CLASSES)
     layout.tracks[:] = torch.arange(slots) + 7
     layout.night[3:], layout.crowdedness[:5], layout.known[:] = 0.25, 3, True
+    layout.travel[:], layout.heading[2:] = torch.arange(frames) * 0.3, 0.01
     layout.classes[4, 3:], layout.tracks[4, 3:], layout.boxes[4, 3:] = NO_BOX, NO_BOX, 0
     for tensor, value in ((layout.classes, NO_BOX), (layout.tracks, NO_BOX), (layout.boxes, 0), (layout.known, False)):
         tensor[6] = value  # nothing is known of frame 6
@@ -60,7 +61,7 @@ def test_the_csv_file_is_one_row_a_box_with_the_documented_columns(tmp_path):
     save_layout(random_layout(), 30, tmp_path / "a.csv")
     with (tmp_path / "a.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == ["time_s", "night", "crowdedness", "track", "class", "x1", "y1", "x2", "y2"]
+    assert list(rows[0]) == ["time_s", "night", "crowdedness", "travel_m", "heading_rad", *BOX_KEYS]
     assert [row["class"] for row in rows].count("unknown") == 1
     assert len(rows) == 9 * 5 + 3 + 1 + 1
 

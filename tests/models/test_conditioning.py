@@ -1,6 +1,7 @@
 """Layouts as planes and tokens."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,14 +16,14 @@ CAR, PERSON = CLASSES.index("car"), CLASSES.index("pedestrian")
 
 def layout(boxes: list[tuple[float, float, float, float]], classes: list[int], night=0.25, crowd=5.0) -> Layout:
     """One frame."""
-    n = len(boxes)
-    return Layout(
-        torch.tensor(boxes)[None],
-        torch.tensor(classes)[None],
-        torch.arange(n)[None],
-        torch.tensor([night]),
-        torch.tensor([crowd]),
-        torch.tensor([True]),
+    return replace(
+        Layout.unknown(1, slots=len(boxes)),
+        boxes=torch.tensor(boxes)[None],
+        classes=torch.tensor(classes)[None],
+        tracks=torch.arange(len(boxes))[None],
+        night=torch.tensor([night]),
+        crowdedness=torch.tensor([crowd]),
+        known=torch.tensor([True]),
     )
 
 
@@ -73,8 +74,7 @@ def test_labels_are_constant_planes_and_nan_says_unknown():
 def test_an_unknown_layout_gives_planes_of_zeros_and_one_token_for_all():
     nothing = Layout.unknown(2, 3, slots=4)
     assert rasterise(nothing, 4, 8).abs().sum() == 0
-    boxes = Layout(torch.rand(2, 3, 4, 4), torch.zeros(2, 3, 4).long(), *[getattr(nothing, n) for n in
-                   ("tracks", "night", "crowdedness", "known")])  # fmt: skip
+    boxes = replace(nothing, boxes=torch.rand(2, 3, 4, 4), classes=torch.zeros(2, 3, 4).long())
     assert rasterise(boxes, 4, 8).abs().sum() == 0  # boxes that are not known are not drawn
     tokens = LayoutTokens(8)
     assert_close(tokens(boxes), tokens(nothing))
