@@ -50,12 +50,13 @@ def continuation_sets(
     store: ClipStore,
     out: Path,
     clips: int,
+    frames: int,
     seed: int,
     split: str | None = None,
     seeds: int = 1,
 ) -> dict[str, Path]:
-    """Continuations of held-out clips after one start frame, steered by the clips' own layouts, at the rate of the
-    first interpolation.
+    """Continuations, `frames` long, of held-out clips after one start frame, steered by the clips' own layouts, at the
+    rate of the first interpolation.
 
     real                 what really happened
     ours                 keyframes and interpolation
@@ -70,7 +71,6 @@ def continuation_sets(
     raises  UserError if no clip of the store is long enough
     """
     fps = pipeline.key_fps * pipeline.interpolate.factor
-    frames = (pipeline.predict.frames - 1) * pipeline.interpolate.factor + 1
     makers: dict[str, Callable[[Case], Frames]] = {
         "real": lambda case: iter(case.video),
         "ours": lambda case: _ours(pipeline, case, frames),

@@ -54,7 +54,7 @@ class EvaluateConfig:
     layout_store: str | None = option(None, "clip store whose layouts were asked for, to judge steering by boxes")
     finder: str | None = option(None, "file to keep the car finder in; else car_finder.safetensors beside the report")
     finder_seconds: float = option(90.0, "time to train the car finder, if there is none yet")
-    clip_frames: int = option(16, "frames a window")
+    clip_frames: int = option(16, "frames a window; with bundle=, of the continuations")
     fps: float | None = option(None, "read every video at this rate; else as stored, which must agree")
     resize: bool = option(False, "bring other sizes to that of the real videos")
     max_videos: int | None = option(None, "videos a set")

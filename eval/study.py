@@ -56,7 +56,14 @@ class Study:
         sets = self.out / "sets"
         pipeline = DrivingPipeline.from_pretrained(self.bundle, tuned_decoder=False, upsampler=False)
         made = baselines.continuation_sets(
-            pipeline, self.real, sets / "continuations", self.clips, self.seed, self.split, self.seeds
+            pipeline,
+            self.real,
+            sets / "continuations",
+            self.clips,
+            options.clip_frames,
+            self.seed,
+            self.split,
+            self.seeds,
         )
         sections = [*self._extras(sets, options), *training_sections(self.bundle)]
         if self.video is not None:
@@ -69,7 +76,7 @@ class Study:
             made,
             self.out,
             replace(options, crops=False),  # crops of native size say nothing more at the working resolution
-            floor=self._floor(pipeline),
+            floor=self._floor(pipeline, options.clip_frames),
             networks=networks,
             extra_sections=sections,
             title="A drive that never was",
@@ -77,14 +84,13 @@ class Study:
             command=command,
         )
 
-    def _floor(self, pipeline: DrivingPipeline) -> Path | None:
-        """The floor clips at the size and rate of the continuations."""
+    def _floor(self, pipeline: DrivingPipeline, frames: int) -> Path | None:
+        """The floor clips at the size, rate and length of the continuations."""
         if self.floor is None:
             return None
         out = self.out / "sets" / "floor"
         store = ClipStore(self.floor)
         fps = pipeline.key_fps * pipeline.interpolate.factor
-        frames = (pipeline.predict.frames - 1) * pipeline.interpolate.factor + 1
         for name in baselines.long_enough(store, frames / fps)[: self.clips]:
             path = out / f"{name}.mkv"
             if not path.exists():
