@@ -79,7 +79,6 @@ def test_boxes_that_are_obeyed_score_above_chance(finder):
     assert result["boxes_found"] > 0.5
     assert result["boxes_found"] > result["boxes_found_shuffled"]
     assert result["boxes_occupancy"] > result["boxes_occupancy_shuffled"]
-    assert result["boxes_precision"] > 0.5
 
 
 def test_an_empty_street_shows_none_of_the_cars_it_was_asked_for(finder):
