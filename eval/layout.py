@@ -156,12 +156,18 @@ def targets(boxes: np.ndarray) -> Tensor:
 
 
 def train_finder(
-    train: Iterable[Sample], held_out: Iterable[Sample], seconds: float = 90, seed: int = 0, progress: bool = True
+    train: Iterable[Sample],
+    held_out: Iterable[Sample],
+    seconds: float = 90,
+    seed: int = 0,
+    progress: bool = True,
+    max_steps: float = math.inf,
 ) -> CarFinder:
     """Train on real frames; the threshold is chosen on held-out ones.
 
-    seconds  for the optimisation; computing the trunk's maps comes before it, about 12 ms a frame on one core
-    raises   UserError when no training frame holds a vehicle
+    seconds    for the optimisation; computing the trunk's maps comes before it, about 12 ms a frame on one core
+    max_steps  ends it earlier, and at the same weights on any machine
+    raises     UserError when no training frame holds a vehicle
     """
     torch.manual_seed(seed)
     samples = [mirrored for sample in train for mirrored in (sample, _mirror(sample))]
@@ -170,28 +176,37 @@ def train_finder(
     maps = [trunk(frame[None]) for frame, _ in tqdm(samples, "car finder: maps", leave=False, disable=not progress)]
     wanted = torch.stack([targets(boxes) for _, boxes in samples])
     finder = CarFinder()
-    _fit(finder, [torch.cat(level) for level in zip(*maps, strict=True)], wanted, seconds, seed, progress)
+    _fit(finder, [torch.cat(level) for level in zip(*maps, strict=True)], wanted, seconds, seed, progress, max_steps)
     finder.eval()
     finder.calibrate(held_out)
     return finder
 
 
-def _fit(finder: CarFinder, maps: list[Tensor], wanted: Tensor, seconds: float, seed: int, progress: bool) -> None:
+def _fit(
+    finder: CarFinder,
+    maps: list[Tensor],
+    wanted: Tensor,
+    seconds: float,
+    seed: int,
+    progress: bool,
+    max_steps: float,
+) -> None:
     maps = [level.clone() for level in maps]  # made in inference mode; autograd wants ordinary tensors
     generator = torch.Generator().manual_seed(seed)
     optimiser = torch.optim.AdamW(finder.parameters(), lr=2e-3, weight_decay=1e-3)
-    start = time.monotonic()
-    with tqdm(total=round(seconds), desc="car finder: train", unit="s", leave=False, disable=not progress) as bar:
-        while (elapsed := time.monotonic() - start) < seconds:
+    start, step = time.monotonic(), 0
+    with tqdm(total=100, desc="car finder: train", unit="%", leave=False, disable=not progress) as bar:
+        while (done := max((time.monotonic() - start) / max(seconds, 1e-9), step / max_steps)) < 1:
             for group in optimiser.param_groups:
-                group["lr"] = 2e-3 * max(0.02, 1 - elapsed / seconds)
+                group["lr"] = 2e-3 * max(0.02, 1 - done)
             batch = torch.randint(len(wanted), (8,), generator=generator)
             loss = _loss(finder([level[batch] for level in maps]), wanted[batch])
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
+            step += 1
             bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
-            bar.update(min(round(seconds), int(elapsed)) - bar.n)
+            bar.update(int(100 * done) - bar.n)
 
 
 def _loss(output: Tensor, wanted: Tensor) -> Tensor:

@@ -1,3 +1,5 @@
+import math
+
 import cv2
 import numpy as np
 import pytest
@@ -37,7 +39,7 @@ def scene(seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def finder() -> CarFinder:
-    return train_finder(map(scene, range(30)), map(scene, range(100, 110)), seconds=12, progress=False)
+    return train_finder(map(scene, range(30)), map(scene, range(100, 110)), math.inf, progress=False, max_steps=250)
 
 
 def test_cells_carry_the_box_they_lie_in():
@@ -66,7 +68,7 @@ def test_overlap_of_known_boxes():
 
 
 def test_the_finder_finds_toy_cars_it_never_saw(finder):
-    assert finder.recall > 0.5
+    assert finder.recall > 0.7
     assert finder.precision > 0.5
 
 
@@ -76,7 +78,7 @@ def test_boxes_that_are_obeyed_score_above_chance(finder):
     for clip, (image, _) in scenes.items():
         meter.add(image, clip, {name: boxes for name, (_, boxes) in scenes.items()})
     result = meter.result()
-    assert result["boxes_found"] > 0.5
+    assert result["boxes_found"] > 0.7
     assert result["boxes_found"] > result["boxes_found_shuffled"]
     assert result["boxes_occupancy"] > result["boxes_occupancy_shuffled"]
 
