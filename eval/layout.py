@@ -1,13 +1,12 @@
-"""Do boxes steer? A small car finder, trained on real frames, looks for the vehicles a generated clip was asked for.
+"""A small car finder, trained on real frames. It looks for the vehicles that a generated clip was asked for.
 
 The finder is a head on frozen EfficientNet-lite0 maps: what it knows beyond ImageNet comes from the train
-split. Its own recall on held-out real frames is the ceiling of any score; boxes of other clips give the chance level.
+split. Its own recall on held-out real frames is the ceiling of any score.
 """
 
 import math
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -32,7 +31,8 @@ GRID = (32, 64)  # cells of the occupancy map
 TAPS = {2: 24, 4: 40, 10: 112}  # EfficientNet-lite0 block -> channels, at 1/4, 1/8 and 1/16 of the input
 SMALLEST = 0.005  # share of the picture; smaller boxes are a few cells and no test of steering
 FOUND_IOU = 0.5
-KEEP = 0.3  # detections scored below are dropped
+FAINTEST = 0.1  # score of the faintest detections that are looked at to choose the threshold
+THRESHOLDS = np.arange(0.1, 0.91, 0.05)  # to choose from
 VEHICLE_IDS = torch.tensor([CLASSES.index(name) for name in VEHICLES])
 
 Sample = tuple[np.ndarray, np.ndarray]  # frame [H, W, 3] uint8, vehicle boxes [n, 4] fractions
@@ -42,7 +42,8 @@ class CarFinder(nn.Module):
     """Frames -> where vehicles are.
 
     Per cell it predicts occupancy, nearness to the box's middle (centre-ness of FCOS, Tian et al. 2019) and the
-    distances to the four sides. `recall` and `precision` are those on held-out real frames, nan before training.
+    distances to the four sides. `threshold` is the score from which a find counts, chosen on held-out real frames;
+    `recall` and `precision` are those it has there, nan before.
     """
 
     def __init__(self, width: int = 48) -> None:
@@ -53,25 +54,41 @@ class CarFinder(nn.Module):
             nn.SiLU(), nn.Conv2d(width, width, 3, padding=1), nn.GroupNorm(4, width),
             nn.SiLU(), nn.Conv2d(width, 6, 1),
         )  # fmt: skip
-        self.recall, self.precision = float("nan"), float("nan")
+        self.threshold, self.recall, self.precision = FAINTEST, float("nan"), float("nan")
 
     def forward(self, maps: list[Tensor]) -> Tensor:
         """Trunk maps -> [b, 6, 32, 64]: logits of occupancy and centre, log distances left, top, right, bottom."""
         scaled = [functional.interpolate(tap(m), GRID, mode="bilinear") for tap, m in zip(self.taps, maps, strict=True)]
         return self.head(torch.stack(scaled).sum(0))
 
-    @torch.inference_mode()
     def find(self, frame: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Vehicles in a uint8 frame [H, W, 3]: boxes [n, 4] fractions x1 y1 x2 y2, and occupancy [32, 64] in 0..1."""
+        boxes, scores, occupancy = self.look(frame)
+        return boxes[scores >= self.threshold], occupancy
+
+    @torch.inference_mode()
+    def look(self, frame: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """As `find`, with the faint ones too: boxes [n, 4], their scores [n] in 0..1, and occupancy."""
         output = self(trunk(frame[None]))[0]
         occupancy, centre = output[0].sigmoid(), output[1].sigmoid()
-        score = (occupancy * centre).sqrt().flatten()
-        boxes = _to_boxes(output[2:].flatten(1).T)[score > KEEP].clamp(0, 1).numpy()
-        return _suppress(boxes, score[score > KEEP].numpy()), occupancy.numpy()
+        scores = (occupancy * centre).sqrt().flatten()
+        chosen = scores > FAINTEST
+        boxes = _to_boxes(output[2:].flatten(1).T)[chosen].clamp(0, 1).numpy()
+        kept = _suppress(boxes, scores[chosen].numpy())
+        return boxes[kept], scores[chosen].numpy()[kept], occupancy.numpy()
+
+    def calibrate(self, held_out: Iterable[Sample]) -> None:
+        """Choose the threshold with the best F1 on real frames that were not trained on, and note what it has there."""
+        seen = [(*self.look(frame)[:2], boxes) for frame, boxes in held_out]
+        rates = [_recall_precision(seen, threshold) for threshold in THRESHOLDS]
+        f1 = [2 * r * p / (r + p) if r + p > 0 else 0.0 for r, p in rates]  # nan, not asked or not found, counts as 0
+        best = int(np.argmax(f1))
+        self.threshold, (self.recall, self.precision) = float(THRESHOLDS[best]), rates[best]
 
     def save(self, path: Path | str) -> None:
         with atomic_path(path) as temporary:
-            save_file(self.state_dict() | {"_quality": torch.tensor([self.recall, self.precision])}, str(temporary))
+            quality = torch.tensor([self.recall, self.precision, self.threshold])
+            save_file(self.state_dict() | {"_quality": quality}, str(temporary))
 
     @classmethod
     def load(cls, path: Path | str) -> "CarFinder":
@@ -79,9 +96,9 @@ class CarFinder(nn.Module):
         finder = cls()
         try:
             state = load_file(str(path))
-            finder.recall, finder.precision = state.pop("_quality").tolist()
+            finder.recall, finder.precision, finder.threshold = state.pop("_quality").tolist()
             finder.load_state_dict(state)
-        except (OSError, SafetensorError, KeyError, RuntimeError) as error:
+        except (OSError, SafetensorError, KeyError, RuntimeError, ValueError) as error:
             reason = str(error).splitlines()[0]
             raise UserError(f"{path} is no car finder ({reason}); remove it to train anew") from error
         return finder.eval()
@@ -115,10 +132,10 @@ def _to_boxes(log_sides: Tensor) -> Tensor:
 
 
 def _suppress(boxes: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """Non-maximum suppression at IoU 0.5."""
+    """Indices of the boxes that non-maximum suppression at IoU 0.5 leaves."""
     corners = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], 1)
-    kept = cv2.dnn.NMSBoxes(corners.tolist(), scores.tolist(), KEEP, 0.5) if len(boxes) else []
-    return boxes[np.asarray(kept, int)]
+    kept = cv2.dnn.NMSBoxes(corners.tolist(), scores.tolist(), FAINTEST, 0.5) if len(boxes) else []
+    return np.asarray(kept, int)
 
 
 def targets(boxes: np.ndarray) -> Tensor:
@@ -139,12 +156,18 @@ def targets(boxes: np.ndarray) -> Tensor:
 
 
 def train_finder(
-    train: Iterable[Sample], held_out: Iterable[Sample], seconds: float = 90, seed: int = 0, progress: bool = True
+    train: Iterable[Sample],
+    held_out: Iterable[Sample],
+    seconds: float = 90,
+    seed: int = 0,
+    progress: bool = True,
+    max_steps: float = math.inf,
 ) -> CarFinder:
-    """Train on real frames and note recall and precision on held-out ones.
+    """Train on real frames; the threshold is chosen on held-out ones.
 
-    seconds  for the optimisation; computing the trunk's maps comes before it, about 12 ms a frame on one core
-    raises   UserError when no training frame holds a vehicle
+    seconds    for the optimisation; computing the trunk's maps comes before it, about 12 ms a frame on one core
+    max_steps  ends it earlier, and at the same weights on any machine
+    raises     UserError when no training frame holds a vehicle
     """
     torch.manual_seed(seed)
     samples = [mirrored for sample in train for mirrored in (sample, _mirror(sample))]
@@ -153,31 +176,37 @@ def train_finder(
     maps = [trunk(frame[None]) for frame, _ in tqdm(samples, "car finder: maps", leave=False, disable=not progress)]
     wanted = torch.stack([targets(boxes) for _, boxes in samples])
     finder = CarFinder()
-    _fit(finder, [torch.cat(level) for level in zip(*maps, strict=True)], wanted, seconds, seed, progress)
+    _fit(finder, [torch.cat(level) for level in zip(*maps, strict=True)], wanted, seconds, seed, progress, max_steps)
     finder.eval()
-    quality = [score_frame(finder, frame, boxes) for frame, boxes in held_out]
-    asked, matched, found = (sum(q[key] for q in quality) for key in ("asked", "matched", "detections"))
-    finder.recall = matched / asked if asked else float("nan")
-    finder.precision = sum(q["true"] for q in quality) / found if found else float("nan")
+    finder.calibrate(held_out)
     return finder
 
 
-def _fit(finder: CarFinder, maps: list[Tensor], wanted: Tensor, seconds: float, seed: int, progress: bool) -> None:
+def _fit(
+    finder: CarFinder,
+    maps: list[Tensor],
+    wanted: Tensor,
+    seconds: float,
+    seed: int,
+    progress: bool,
+    max_steps: float,
+) -> None:
     maps = [level.clone() for level in maps]  # made in inference mode; autograd wants ordinary tensors
     generator = torch.Generator().manual_seed(seed)
     optimiser = torch.optim.AdamW(finder.parameters(), lr=2e-3, weight_decay=1e-3)
-    start = time.monotonic()
-    with tqdm(total=round(seconds), desc="car finder: train", unit="s", leave=False, disable=not progress) as bar:
-        while (elapsed := time.monotonic() - start) < seconds:
+    start, step = time.monotonic(), 0
+    with tqdm(total=100, desc="car finder: train", unit="%", leave=False, disable=not progress) as bar:
+        while (done := max((time.monotonic() - start) / max(seconds, 1e-9), step / max_steps)) < 1:
             for group in optimiser.param_groups:
-                group["lr"] = 2e-3 * max(0.02, 1 - elapsed / seconds)
+                group["lr"] = 2e-3 * max(0.02, 1 - done)
             batch = torch.randint(len(wanted), (8,), generator=generator)
             loss = _loss(finder([level[batch] for level in maps]), wanted[batch])
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
+            step += 1
             bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
-            bar.update(min(round(seconds), int(elapsed)) - bar.n)
+            bar.update(int(100 * done) - bar.n)
 
 
 def _loss(output: Tensor, wanted: Tensor) -> Tensor:
@@ -202,67 +231,23 @@ def overlap(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return common / np.maximum(area_a[:, None] + area_b[None] - common, 1e-9)
 
 
-def score_frame(finder: CarFinder, frame: np.ndarray, asked: np.ndarray) -> dict[str, float]:
-    """Counts of one frame against the vehicle boxes asked for [n, 4]; only those of at least SMALLEST are judged.
-
-    asked, matched    boxes judged, and those of them met by a detection with IoU >= 0.5
-    occupancy         sum over judged boxes of the mean occupancy inside
-    detections, true  detections of at least SMALLEST, and those of them that meet any asked box
-    """
-    large = asked[(asked[:, 2:] - asked[:, :2]).prod(-1) >= SMALLEST]
-    boxes, occupancy = finder.find(frame)
-    iou = overlap(large, boxes)
-    big = boxes[(boxes[:, 2:] - boxes[:, :2]).prod(-1) >= SMALLEST]
-    inside = [_mean_inside(occupancy, box) for box in large]
-    return {
-        "asked": len(large), "matched": int((iou >= FOUND_IOU).any(1).sum()), "occupancy": float(np.sum(inside)),
-        "detections": len(big), "true": int((overlap(big, asked) >= FOUND_IOU).any(1).sum()),
-    }  # fmt: skip
+def large_boxes(boxes: np.ndarray) -> np.ndarray:
+    """Those of at least SMALLEST."""
+    return boxes[(boxes[:, 2:] - boxes[:, :2]).prod(-1) >= SMALLEST]
 
 
-def _mean_inside(occupancy: np.ndarray, box: np.ndarray) -> float:
-    x1, x2 = (int(v) for v in (box[0] * GRID[1], np.ceil(box[2] * GRID[1])))
-    y1, y2 = (int(v) for v in (box[1] * GRID[0], np.ceil(box[3] * GRID[0])))
-    return float(occupancy[y1 : max(y2, y1 + 1), x1 : max(x2, x1 + 1)].mean())
+def count_met(boxes: np.ndarray, others: np.ndarray) -> int:
+    """How many of `boxes` are met by one of `others` with IoU >= 0.5."""
+    return int((overlap(boxes, others) >= FOUND_IOU).any(1).sum())
 
 
-@dataclass
-class LayoutMeter:
-    """Counts over generated frames, against the boxes asked for and against those of another clip."""
-
-    finder: CarFinder
-
-    def __post_init__(self) -> None:
-        self._own: list[dict[str, float]] = []
-        self._other: list[dict[str, float]] = []
-
-    def add(self, frame: np.ndarray, asked: np.ndarray, shuffled: np.ndarray) -> None:
-        """frame [H, W, 3] uint8; asked, shuffled [n, 4] vehicle boxes of this clip and of another one, fractions."""
-        self._own.append(score_frame(self.finder, frame, asked))
-        self._other.append(score_frame(self.finder, frame, shuffled))
-
-    def result(self) -> dict[str, float]:
-        """
-        boxes_found           share of asked vehicle boxes found with IoU >= 0.5
-        boxes_found_shuffled  the same against the boxes of another clip: chance
-        boxes_ratio           their ratio; 1 means the boxes steer nothing
-        boxes_occupancy       mean vehicle occupancy inside asked boxes, 0..1 (and _shuffled)
-        """
-        found, occupancy = _shares(self._own)
-        found_other, occupancy_other = _shares(self._other)
-        return {
-            "boxes_found": found, "boxes_found_shuffled": found_other,
-            "boxes_ratio": found / found_other if found_other > 0 else float("nan"),
-            "boxes_occupancy": occupancy, "boxes_occupancy_shuffled": occupancy_other,
-            "boxes_asked": sum(row["asked"] for row in self._own),
-        }  # fmt: skip
-
-
-def _shares(rows: list[dict[str, float]]) -> tuple[float, float]:
-    asked = sum(row["asked"] for row in rows)
-    if not asked:
-        return float("nan"), float("nan")
-    return sum(row["matched"] for row in rows) / asked, sum(row["occupancy"] for row in rows) / asked
+def _recall_precision(seen: list[tuple[np.ndarray, np.ndarray, np.ndarray]], threshold: float) -> tuple[float, float]:
+    """Of frames, each its detections, their scores and the true boxes."""
+    kept = [(boxes[scores >= threshold], true) for boxes, scores, true in seen]
+    asked, finds = sum(len(large_boxes(true)) for _, true in kept), sum(len(large_boxes(boxes)) for boxes, _ in kept)
+    recall = sum(count_met(large_boxes(true), boxes) for boxes, true in kept) / asked if asked else float("nan")
+    precision = sum(count_met(large_boxes(boxes), true) for boxes, true in kept) / finds if finds else float("nan")
+    return recall, precision
 
 
 def vehicle_boxes(layout: Layout, frame: int) -> np.ndarray:
@@ -301,4 +286,4 @@ def finder_for(store: ClipStore, cache: Path | str, seconds: float = 90, seed: i
     return finder
 
 
-__all__ = ["CarFinder", "LayoutMeter", "finder_for", "score_frame", "store_samples", "train_finder", "vehicle_boxes"]
+__all__ = ["CarFinder", "finder_for", "store_samples", "train_finder", "vehicle_boxes"]

@@ -8,12 +8,16 @@ import numpy as np
 from torch import nn
 from tqdm import tqdm
 
+from drivesim.clip import Layout
 from drivesim.data.store import ClipStore
 from eval import features
-from eval.layout import CarFinder, LayoutMeter, vehicle_boxes
+from eval.layout import CarFinder
 from eval.motion import MotionMeter
 from eval.similarity import SimilarityMeter
+from eval.steering import LayoutMeter, boxes_at
 from eval.videos import Video, VideoSet, Window, choose_windows, windows
+
+Layouts = dict[str, tuple[Layout, float]]  # clip -> its layout, and the frames a second of that
 
 
 @dataclass(frozen=True)
@@ -100,18 +104,30 @@ def measure(videos: VideoSet, real: VideoSet, options: Options, networks: Networ
     real  the true videos: they give the size everything is brought to, and by name the true continuations
     """
     seen = Measures(motion=MotionMeter(_vanishing_point(real)))
+    layouts: Layouts = {}
     if networks.finder is not None and networks.layouts is not None:
-        seen.layout = LayoutMeter(networks.finder)
+        seen.layout, layouts = LayoutMeter(networks.finder), _layouts(networks.layouts)
     for video in tqdm(videos.videos, videos.name, unit="video", disable=not options.progress):
         truth = real.find(video.name) if videos is not real else None
         seen.videos += 1
         seen.paired += truth is not None
-        _measure_video(seen, video, truth, real.size, options, networks)
+        _measure_video(seen, video, truth, real.size, options, networks, layouts)
     return seen
 
 
+def _layouts(store: ClipStore) -> Layouts:
+    rows = store.index[store.index["has_boxes"]]
+    return {str(clip): (store.layout(str(clip)), float(fps)) for clip, fps in rows["fps"].items()}
+
+
 def _measure_video(
-    seen: Measures, video: Video, truth: Video | None, size: tuple[int, int], options: Options, networks: Networks
+    seen: Measures,
+    video: Video,
+    truth: Video | None,
+    size: tuple[int, int],
+    options: Options,
+    networks: Networks,
+    layouts: Layouts,
 ) -> None:
     start = None
     for window, true in _side_by_side(video, truth, size, options):
@@ -121,8 +137,8 @@ def _measure_video(
         if true is not None:
             start = true.frames[0] if start is None else start
             _add_similarity(seen.similarity, window, true, start, options)
-        if seen.layout is not None and networks.layouts is not None:
-            _add_layout(seen.layout, window, networks.layouts, options)
+        if seen.layout is not None:
+            _add_layout(seen.layout, window, layouts, options)
 
 
 def _side_by_side(
@@ -166,17 +182,11 @@ def _add_similarity(meter: SimilarityMeter, window: Window, true: Window, start:
             meter.add(window.video.name, float(window.times[t]), window.frames[t], true.frames[t], start)
 
 
-def _add_layout(meter: LayoutMeter, window: Window, store: ClipStore, options: Options) -> None:
-    clips = store.clips()
-    if window.video.name not in clips:
-        return
-    other = clips[(clips.index(window.video.name) + max(1, len(clips) // 2)) % len(clips)]
-    own_layout, other_layout = store.layout(window.video.name), store.layout(other)
-    rate = float(store.index.loc[window.video.name].fps)
+def _add_layout(meter: LayoutMeter, window: Window, layouts: Layouts, options: Options) -> None:
     for t in _sampled(window, options.frames_a_window):
-        at = round(float(window.times[t]) * rate)
-        if at < min(own_layout.num_frames, other_layout.num_frames):
-            meter.add(window.frames[t], vehicle_boxes(own_layout, at), vehicle_boxes(other_layout, at))
+        boxes = boxes_at(layouts, float(window.times[t]))
+        if window.video.name in boxes:
+            meter.add(window.frames[t], window.video.name, boxes)
 
 
 def _vanishing_point(real: VideoSet) -> tuple[float, float]:

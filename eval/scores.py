@@ -45,10 +45,13 @@ METRICS = {
                                         "0 when frozen, so read it beside the speed"),
     "boxes_found": Metric(HIGHER, 3, "Share of the asked vehicle boxes where the car finder sees a vehicle "
                                      "(IoU >= 0.5)"),
-    "boxes_found_shuffled": Metric(LOWER, 3, "The same against boxes of another clip: chance"),
+    "boxes_found_shuffled": Metric(LOWER, 3, "The same against the boxes of all other clips at the same moment: "
+                                             "chance"),
     "boxes_ratio": Metric(HIGHER, 2, "Found over found by chance; 1 means the boxes steer nothing"),
+    "boxes_precision": Metric(HIGHER, 3, "Share of what the car finder sees that meets an asked box"),
+    "boxes_false": Metric(LOWER, 3, "Vehicles a frame that the car finder sees where none was asked for"),
     "boxes_occupancy": Metric(HIGHER, 3, "Mean vehicle occupancy inside the asked boxes"),
-    "boxes_occupancy_shuffled": Metric(LOWER, 3, "The same inside boxes of another clip"),
+    "boxes_occupancy_shuffled": Metric(LOWER, 3, "The same inside the boxes of all other clips"),
 }  # fmt: skip
 
 # metric -> features and distance
@@ -103,9 +106,9 @@ def score(name: str, seen: Measures, real: Measures, options: Options, distances
         for key in ("psnr", "stlpips", "psnr_start", "stlpips_start", "psnr_frozen", "stlpips_frozen"):
             result.curves[key] = seen.similarity.curve(key)
     if seen.layout is not None:
-        found = seen.layout.result()
+        found, errors = seen.layout.result(), seen.layout.errors()
         asked = int(found.pop("boxes_asked"))
-        result.metrics |= {key: Score(value, asked) for key, value in found.items()}
+        result.metrics |= {key: Score(value, asked, error=errors[key]) for key, value in found.items()}
     result.metrics = {key: s for key, s in result.metrics.items() if np.isfinite(s.value)}
     return result
 

@@ -31,8 +31,9 @@ CURVES = {
 }  # fmt: skip
 READING = (
     "Each row is a set of videos, each column one way to look at them. ↓ means lower is better, ↑ higher, and ≈ real "
-    "means best when close to the real videos' own value. The number after ± is a standard error from random halves "
-    "of the videos; n is how many rows of features, windows, compared frames or boxes the number rests on.",
+    "means best when close to the real videos' own value. The number after ± is a standard error, from random halves "
+    "of the videos or, for boxes, from leaving out one video after the other; n is how many rows of features, windows, "
+    "compared frames or boxes the number rests on.",
     "The floor row compares real videos with other real videos. No distance below it means anything, except for sets "
     "whose start frames come from the very videos they are compared with: those share scenes with them.",
     "Likeness to the true continuation punishes a video that drives on plausibly but differently, and rewards blur. "

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
+from drivesim.models.alignment import AlignedNeighbours
 from drivesim.models.temporal import TemporalLayers
 
 
@@ -37,7 +38,7 @@ class Autoencoder(nn.Module):
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
         self.config = config
-        self.temporal: TemporalLayers | None = None
+        self.temporal: VideoLayers | None = None
 
     def encode(self, x: Tensor) -> Tensor:
         """[N, 3, H, W] in [-1, 1] -> latents [N, C, H/f, W/f]."""
@@ -51,14 +52,14 @@ class Autoencoder(nn.Module):
         raise NotImplementedError
 
     def decoder_sites(self) -> list[tuple[str, nn.Module, int, str]]:
-        """Where the temporal layers of the video decoder go."""
+        """Where temporal layers go within the video decoder."""
         raise NotImplementedError
 
     def last_weight(self) -> nn.Parameter:
         """The last trained weight before the pixels, where the adversarial loss is balanced."""
         if self.temporal is None:
             return self.image_weight()
-        return [p for p in self.temporal.parameters() if p.dim() > 1][-1]
+        return self.temporal.after.conv_out.weight
 
     def normalise(self, images: Tensor) -> None:
         """Give the latents of images [N, 3, H, W] a mean square of 1, where training does not see to it."""
@@ -68,14 +69,24 @@ class Autoencoder(nn.Module):
         z = z.contiguous(memory_format=torch.channels_last)
         if self.temporal is None or frames == 1:
             return self._decode(z)
-        with self.temporal.running(frames):
-            return self._decode(z)
+        with self.temporal.inside.running(frames):
+            return self.temporal.after(self._decode(z).float(), frames)
 
     def inflate_decoder(self) -> "Autoencoder":
         """Put temporal layers into the decoder; the encoder is frozen, so latents stay what they were."""
         self.requires_grad_(False)
-        self.temporal = TemporalLayers(self.decoder_sites(), 0, 0, 1).to(memory_format=torch.channels_last)
+        self.temporal = VideoLayers(self.decoder_sites(), self.config.factor).to(memory_format=torch.channels_last)
         return self
+
+
+class VideoLayers(nn.Module):
+    """What makes the image decoder a video decoder: temporal layers inside it, and its frames correcting each other
+    after it."""
+
+    def __init__(self, sites: list[tuple[str, nn.Module, int, str]], factor: int) -> None:
+        super().__init__()
+        self.inside = TemporalLayers(sites, 0, 0, 1)
+        self.after = AlignedNeighbours(factor)
 
 
 class ResBlock(nn.Module):
@@ -149,7 +160,8 @@ class PatchAutoencoder(Autoencoder):
         return self.decoder_out.weight
 
     def decoder_sites(self) -> list[tuple[str, nn.Module, int, str]]:
-        return [(f"levels.{i}", level, level[0].conv1.in_channels, "conv") for i, level in enumerate(self.levels)]
+        # Convolutions over time see neighbours at the same place only: in minutes they learned nothing.
+        return []
 
 
 class KLAutoencoder(Autoencoder):

@@ -13,6 +13,8 @@ from drivesim.models.discriminator import VideoDiscriminator, adaptive_weight, d
 from drivesim.training.experiment import StageConfig
 from drivesim.training.latent import step_generator
 
+SIZES = (1, 2, 4)  # pixels, each way, that the error of video is measured over
+
 
 class AutoencoderTraining(pl.LightningModule):
     """Reconstruction, and a patch discriminator of 3D convolutions where its weight is not 0.
@@ -110,10 +112,14 @@ class AutoencoderTraining(pl.LightningModule):
 
 
 def reconstruction_error(rebuilt: Tensor, x: Tensor) -> Tensor:
-    """Squared error of pixels, and of their change from frame to frame where there are several."""
-    error = F.mse_loss(rebuilt, x)
-    if x.shape[1] > 1:
-        error = error + F.mse_loss(rebuilt.diff(dim=1), x.diff(dim=1))
+    """Squared error of pixels; of video [B, T, 3, H, W] also of their change from frame to frame, and both again at a
+    half and at a quarter of the size, weighed so that every size counts alike: what flickers there is seen first."""
+    if x.shape[1] == 1:
+        return F.mse_loss(rebuilt, x)
+    wrong, error = rebuilt - x, x.new_zeros(())
+    for size in SIZES:
+        coarse = F.avg_pool2d(wrong.flatten(0, 1), size).unflatten(0, wrong.shape[:2])
+        error = error + size**2 / len(SIZES) * (coarse.square().mean() + coarse.diff(dim=1).square().mean())
     return error
 
 

@@ -1,3 +1,5 @@
+import math
+
 import cv2
 import numpy as np
 import pytest
@@ -7,15 +9,16 @@ from drivesim.clip import CLASSES, NO_BOX, Layout
 from drivesim.errors import UserError
 from eval.layout import (
     GRID,
+    THRESHOLDS,
     CarFinder,
-    LayoutMeter,
+    _recall_precision,
     _to_boxes,
     overlap,
-    score_frame,
     targets,
     train_finder,
     vehicle_boxes,
 )
+from eval.steering import LayoutMeter
 
 
 def scene(seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -36,7 +39,7 @@ def scene(seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def finder() -> CarFinder:
-    return train_finder(map(scene, range(30)), map(scene, range(100, 110)), seconds=8, progress=False)
+    return train_finder(map(scene, range(30)), map(scene, range(100, 110)), math.inf, progress=False, max_steps=250)
 
 
 def test_cells_carry_the_box_they_lie_in():
@@ -71,9 +74,9 @@ def test_the_finder_finds_toy_cars_it_never_saw(finder):
 
 def test_boxes_that_are_obeyed_score_above_chance(finder):
     meter = LayoutMeter(finder)
-    scenes = [scene(seed) for seed in range(200, 212)]
-    for (image, boxes), (_, others) in zip(scenes, scenes[1:] + scenes[:1], strict=True):
-        meter.add(image, boxes, others)
+    scenes = {f"clip{seed}": scene(seed) for seed in range(200, 212)}
+    for clip, (image, _) in scenes.items():
+        meter.add(image, clip, {name: boxes for name, (_, boxes) in scenes.items()})
     result = meter.result()
     assert result["boxes_found"] > 0.7
     assert result["boxes_found"] > result["boxes_found_shuffled"]
@@ -83,11 +86,26 @@ def test_boxes_that_are_obeyed_score_above_chance(finder):
 def test_an_empty_street_shows_none_of_the_cars_it_was_asked_for(finder):
     street = scene(0)[0]
     street[50:] = 95
-    assert score_frame(finder, street, np.array([[0.3, 0.5, 0.6, 0.9]], np.float32))["matched"] == 0
+    meter = LayoutMeter(finder)
+    meter.add(street, "clip", {"clip": np.array([[0.3, 0.5, 0.6, 0.9]], np.float32)})
+    assert meter.result()["boxes_found"] == 0
 
 
-def test_tiny_boxes_are_not_judged(finder):
-    assert score_frame(finder, scene(0)[0], np.array([[0.5, 0.5, 0.52, 0.52]], np.float32))["asked"] == 0
+def test_the_threshold_has_the_best_f1_on_the_frames_it_is_chosen_on(finder):
+    frames = [scene(seed) for seed in range(100, 110)]  # those held out above
+    seen = [(*finder.look(image)[:2], boxes) for image, boxes in frames]
+    rates = [_recall_precision(seen, threshold) for threshold in THRESHOLDS]
+    f1 = {round(t, 2): 2 * r * p / (r + p) for t, (r, p) in zip(THRESHOLDS, rates, strict=True) if r + p > 0}
+    assert f1[round(finder.threshold, 2)] == max(f1.values())
+    assert (finder.recall, finder.precision) in rates
+
+
+def test_a_surer_finder_finds_a_part_of_what_a_less_sure_one_finds(finder):
+    image = scene(301)[0]
+    boxes, scores, _ = finder.look(image)
+    found = finder.find(image)[0]
+    np.testing.assert_array_equal(found, boxes[scores >= finder.threshold])
+    assert len(found) <= len(boxes)
 
 
 def test_a_saved_finder_answers_the_same(finder, tmp_path):
@@ -96,6 +114,7 @@ def test_a_saved_finder_answers_the_same(finder, tmp_path):
     image = scene(300)[0]
     np.testing.assert_array_equal(loaded.find(image)[0], finder.find(image)[0])
     assert loaded.recall == pytest.approx(finder.recall)
+    assert loaded.threshold == pytest.approx(finder.threshold)
 
 
 def test_a_file_that_is_no_finder_is_told(tmp_path):

@@ -17,7 +17,7 @@ from drivesim.bundle import Bundle
 from drivesim.training import train
 from drivesim.training.callbacks import Budget, Checkpoints
 from drivesim.training.latent import LatentVideoDiffusion
-from drivesim.training.stages import STAGES, load_denoiser
+from drivesim.training.stages import STAGES, load_autoencoder, load_denoiser
 
 TEMPORAL = {"keyframes": "image", "interpolate": "image", "upsample_temporal": "upsample"}
 
@@ -93,8 +93,11 @@ def test_a_temporal_stage_saves_temporal_layers_alone_and_leaves_the_image_netwo
     assert same(network, trained.weights(image))
 
 
-def test_the_decoder_stage_saves_temporal_layers_alone(trained):
-    assert all(name.startswith("layers.") for name in trained.weights("decoder"))
+def test_the_decoder_stage_saves_temporal_layers_alone_and_leaves_the_image_decoder(trained):
+    autoencoder = load_autoencoder(Bundle(trained.bundle), decoder=True)
+    assert trained.weights("decoder").keys() == autoencoder.temporal.state_dict().keys()
+    image = {name: w for name, w in autoencoder.state_dict().items() if not name.startswith("temporal.")}
+    assert same(image, trained.weights("autoencoder"))
 
 
 def test_finished_stages_are_skipped(trained, capsys):
