@@ -16,6 +16,8 @@ STEEL = (0.30, 0.32, 0.33)
 HEDGE = (0.16, 0.31, 0.13)
 LAMP_HEIGHT_M = 6.0
 LAMP_GAP_M = 26.0
+LARGEST_M = 60.0  # no two plots whose corners are this far apart touch
+_GRID = np.stack(np.meshgrid(np.linspace(0, 1, 4), np.linspace(0, 1, 4)), -1).reshape(-1, 2)
 
 
 @dataclass
@@ -91,12 +93,13 @@ def _rectangle(at: np.ndarray, yaw: np.ndarray | float, half_x: float, half_y: f
 
 
 def _free(corners: np.ndarray, streets: cKDTree, taken: list[np.ndarray]) -> bool:
-    grid = np.stack(np.meshgrid(np.linspace(0, 1, 4), np.linspace(0, 1, 4)), -1).reshape(-1, 2)
-    inside = corners[0] + grid[:, :1] * (corners[1] - corners[0]) + grid[:, 1:] * (corners[3] - corners[0])
+    inside = corners[0] + _GRID[:, :1] * (corners[1] - corners[0]) + _GRID[:, 1:] * (corners[3] - corners[0])
     if streets.query(inside)[0].min() < ROAD_M + PAVEMENT_M - 0.3:
         return False
-    close = [other for other in taken if np.abs(other[0] - corners[0]).max() < 60]
-    return not any(_overlap(corners, other) for other in close)
+    if not taken:
+        return True
+    close = np.flatnonzero(np.abs(np.array(taken)[:, 0] - corners[0]).max(1) < LARGEST_M)
+    return not any(_overlap(corners, taken[i]) for i in close)
 
 
 def _overlap(a: np.ndarray, b: np.ndarray) -> bool:

@@ -60,7 +60,8 @@ class World:
         self.roads = build_roads(plan, setting.seconds * setting.speed_mps[1])
         style = str(build.choice(list(DISTRICTS)))
         scenery = build_scenery(build, self.roads, DISTRICTS[style])
-        self.lamps = np.array(scenery.lamps, np.float32).reshape(-1, 3)
+        lit = scenery.lamps if self.light.lamps > 0 else []
+        self.lamps = np.array(lit, np.float32).reshape(-1, 3)
         self.traffic = build_traffic(drive, self.roads, setting.seconds, setting.crowdedness, setting.speed_mps)
         walkers = build_walkers(walk, self.roads, self.traffic, setting.crowdedness)
         self.company = Company(self.traffic, walkers, self.lamps, self.light.lamps > 0)
