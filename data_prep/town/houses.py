@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data_prep.town.mesh import Builder, Polygons
+from data_prep.town.mesh import Builder
 
 WALLS = [
     (0.78, 0.70, 0.58), (0.70, 0.42, 0.32), (0.86, 0.83, 0.76), (0.62, 0.30, 0.24), (0.80, 0.62, 0.40),
@@ -41,8 +41,8 @@ DISTRICTS = {
 }
 
 
-def house(rng: np.random.Generator, width: float, depth: float, district: District) -> tuple[Polygons, float]:
-    """A house standing on x in [-depth/2, depth/2] with its front at +x; returns (polygons, height in metres)."""
+def house(rng: np.random.Generator, width: float, depth: float, district: District) -> tuple[Builder, float]:
+    """A house standing on x in [-depth/2, depth/2] with its front at +x; returns (body, height in metres)."""
     wall = _varied(rng, WALLS)
     storeys = int(rng.integers(district.storeys[0], district.storeys[1] + 1))
     height = storeys * STOREY_M + rng.uniform(0.4, 1.0)
@@ -63,7 +63,7 @@ def house(rng: np.random.Generator, width: float, depth: float, district: Distri
         gable = _Face(build, side * (width / 2 + 0.01), (0, side, 0), depth, lambda u, y: (u, y))
         for storey in range(storeys):
             panes.row(gable, depth, storey * STOREY_M + 0.9, 1.4, sparse=True)
-    return build.build(), top
+    return build, top
 
 
 def _varied(rng: np.random.Generator, palette: list) -> tuple:

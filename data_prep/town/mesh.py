@@ -59,7 +59,9 @@ class Builder:
         under = albedo if base is None else base
         self._rows.append((len(points), unit, albedo, under, emission, base is not None, owner))
 
-    def prism(self, profile, half_width_low: float, half_width_high: float, albedo, owner: int = 0) -> None:
+    def prism(
+        self, profile, half_width_low: float, half_width_high: float, albedo, owner: int = 0, emission=(0.0, 0.0, 0.0)
+    ) -> None:
         """A convex solid: `profile` [k, 2] (x, z) anticlockwise, extruded in y, narrower toward its top."""
         heights = [z for _, z in profile]
         low, high, wider = min(heights), max(heights), half_width_high - half_width_low
@@ -70,11 +72,11 @@ class Builder:
         for face in faces:
             normal = _normal(face)
             inward = sum(n * (a - b) for n, a, b in zip(normal, _mean(face), centre, strict=True)) < 0
-            self.add(face, albedo, [-n for n in normal] if inward else normal, owner=owner)
+            self.add(face, albedo, [-n for n in normal] if inward else normal, emission=emission, owner=owner)
 
-    def box(self, x0: float, x1: float, half_width: float, z0: float, z1: float, albedo, owner: int = 0) -> None:
+    def box(self, x0: float, x1: float, half_width: float, z0: float, z1: float, albedo, **more) -> None:
         """An axis-aligned box, symmetric about the body's middle plane."""
-        self.prism([(x0, z0), (x1, z0), (x1, z1), (x0, z1)], half_width, half_width, albedo, owner)
+        self.prism([(x0, z0), (x1, z0), (x1, z1), (x0, z1)], half_width, half_width, albedo, **more)
 
     def build(self) -> Polygons:
         """Everything added so far."""
