@@ -58,6 +58,7 @@ def return_freed_memory() -> None:
 
     glibc's malloc would soon keep blocks of up to 32 MiB for itself, where small things that live longer settle between
     them, so that a process grows for minutes although what it holds does not: `drivesim generate` by 163 MiB.
+    The price is page faults: 0.40 instead of 0.34 CPU seconds a frame of 512x1024 with one step of each denoiser.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
