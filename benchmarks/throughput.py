@@ -1,10 +1,13 @@
 """What the parts around the denoiser cost: `python -m benchmarks.throughput`."""
 
 import json
+import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from itertools import count, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,8 +19,10 @@ from tqdm import tqdm
 
 from benchmarks import start
 from data_prep.prepare import main as prepare
-from data_prep.source import RawClip
+from data_prep.source import Frame, RawClip, Unit
 from data_prep.town.source import TownConfig, TownSource
+from data_prep.town.world import World
+from data_prep.writer import write_clip
 from drivesim.config import option, parse
 from drivesim.data.store import ClipStore
 from drivesim.data.windows import VideoPatches, WindowDataset, WindowSpec
@@ -37,12 +42,13 @@ PORTION = 8  # frames that the upsampler makes at once
 
 @dataclass
 class ThroughputBenchmark:
-    """Measure the town renderer, window reading, the upsampler at 512x1024 and, given a bundle, every cascade stage.
+    """Measure the town, window reading, the upsampler at 512x1024 and, given a bundle, every cascade stage.
 
-    Each is one process; the renderer and the reader use one core.
+    The town is measured in CPU seconds, which other work on the machine lengthens far less than the time on the clock.
     """
 
-    seconds: float = option(10.0, "time given to the renderer and to the reader, seconds each")
+    seconds: float = option(10.0, "time given to the reader, seconds")
+    routes: int = option(2, "full-rate town routes that are prepared, and six times as many sparse ones")
     store: str | None = option(None, "clip store to read windows from; without it a small town is prepared")
     bundle: str | None = option(None, "bundle whose cascade is measured, and its upsampler in place of random weights")
     seed: int = option(0, "seed of routes, windows and noise")
@@ -51,17 +57,20 @@ class ThroughputBenchmark:
 
 def main(argv: Sequence[str]) -> None:
     options = parse(ThroughputBenchmark, argv, "python -m benchmarks.throughput")
-    if options.seconds <= 0:
-        raise UserError(f"seconds is {options.seconds:g}, expected more than 0")
+    if options.seconds <= 0 or options.routes < 1:
+        raise UserError(f"seconds is {options.seconds:g}, routes {options.routes}; expected more than 0")
     torch.manual_seed(options.seed)
     pipeline = DrivingPipeline.from_pretrained(options.bundle) if options.bundle else None
     store = ClipStore(Path(options.store)) if options.store else None
     print(f"machine: {describe()}")
     results: dict[str, Any] = {
-        "town frames/s/core": show("town renderer, frames a second and core", town(options)),
+        "town": town(TownConfig(routes=options.routes, sparse_routes=6 * options.routes, seed=options.seed)),
         "windows/s": show("windows of 5 frames at 128x256 from the store, a second", windows(store, options)),
         "upsampler s/frame": show("upsampler, seconds a frame of 512x1024", upsampler(pipeline, options.seed)),
     }
+    for name, seconds in results["town"].items():
+        show(f"town, {name}: CPU seconds a frame of 512x1024", seconds)
+    show("town, the whole: frames a second and core", 1 / results["town"]["prepare"])
     if pipeline is not None:
         results["cascade"] = stages(pipeline, options.seed)
         for name, seconds in results["cascade"].items():
@@ -88,18 +97,47 @@ def rate(step: Callable[[], object], seconds: float, label: str) -> float:
     return done / taken
 
 
-def town(options: ThroughputBenchmark) -> float:
-    """Frames a second that one process renders at 512x1024, over several routes; building their worlds counts too."""
+def town(config: TownConfig) -> dict[str, float]:
+    """CPU seconds a frame that the town takes: building its routes, rendering and encoding in this process, and the
+    whole of `drivesim prepare` with its start and all its processes."""
+    source, frames = TownSource(config), 0
+    spent = dict.fromkeys(("building", "rendering", "encoding"), 0.0)
 
-    def endless() -> Iterator[object]:
-        source = TownSource(TownConfig(routes=1000, sparse_routes=0, seconds=0.5, seed=options.seed))
-        for unit in source.units():
-            for clip in source.clips(unit):
-                if isinstance(clip, RawClip):
-                    yield from clip.frames
+    @contextmanager
+    def counted(part: str) -> Iterator[None]:
+        start = time.process_time()
+        yield
+        spent[part] += time.process_time() - start
 
-    frames = endless()
-    return rate(lambda: next(frames), options.seconds, "town")
+    def rendered(unit: Unit, fps: float) -> Iterator[Frame]:
+        setting = source.setting(unit)
+        with counted("building"):
+            world = World(setting)
+        for index in range(round(setting.seconds * fps)):
+            with counted("rendering"):
+                frame = world.frame(index / fps)
+            yield frame
+
+    with TemporaryDirectory() as folder:
+        for unit in tqdm(source.units(), "town", file=sys.stderr, unit="route"):
+            (clip,) = source.clips(unit)
+            assert isinstance(clip, RawClip)
+            begun, before = time.process_time(), sum(spent.values())
+            row = write_clip(Path(folder), replace(clip, frames=rendered(unit, clip.fps)), "train")
+            spent["encoding"] += time.process_time() - begun - (sum(spent.values()) - before)
+            frames += row["frames"]
+    whole = prepare_seconds(config)
+    return {part: seconds / frames for part, seconds in [*spent.items(), ("prepare", whole)]}
+
+
+def prepare_seconds(config: TownConfig) -> float:
+    """CPU seconds of `drivesim prepare source=town` and every process that it starts."""
+    start = sum(os.times()[2:4])
+    with TemporaryDirectory() as folder:
+        options = [f"town.{name}={value}" for name, value in asdict(config).items()]
+        command = [sys.executable, "-m", "drivesim", "prepare", "source=town", f"out={folder}/store", *options]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return sum(os.times()[2:4]) - start
 
 
 def windows(store: ClipStore | None, options: ThroughputBenchmark) -> float:

@@ -1,7 +1,8 @@
 """A bundle: a folder a stage with config.json and safetensors, and a model_index.json over them. No pickle anywhere.
 
 bundle/
-  model_index.json        format, experiment data settings, and a SHA-256 for every weight file
+  model_index.json        format, experiment data settings, for every stage the SHA-256 of its weight file and of those
+                          it was trained on
   autoencoder/            config.json, model.safetensors, training.json
   image/  keyframes/  interpolate/  decoder/  upsample/  upsample_temporal/
 """
@@ -24,6 +25,14 @@ from drivesim.files import atomic_path
 
 FORMAT = 1
 STAGES = ("autoencoder", "image", "keyframes", "interpolate", "decoder", "upsample", "upsample_temporal")
+# For each stage those whose weights it was trained on; what they were in turn trained on is named too.
+BUILT_ON = {
+    "image": ("autoencoder",),
+    "keyframes": ("autoencoder", "image"),
+    "interpolate": ("autoencoder", "image"),
+    "decoder": ("autoencoder",),
+    "upsample_temporal": ("upsample",),
+}
 T = TypeVar("T")
 
 
@@ -50,7 +59,9 @@ class Bundle:
         if found != FORMAT:
             raise UserError(f"{path} has format {found}, this version reads {FORMAT}")
         stages, data = index.get("stages", {}), index.get("data", {})
-        whole = isinstance(stages, dict) and all(isinstance(s, dict) and "sha256" in s for s in stages.values())
+        whole = isinstance(stages, dict) and all(
+            isinstance(s, dict) and "sha256" in s and isinstance(s.get("built_on", {}), dict) for s in stages.values()
+        )
         if not whole or not isinstance(data, dict):
             raise UserError(f"{path} is damaged ({'data' if whole else 'stages'}); copy the bundle again")
         return index
@@ -89,9 +100,19 @@ class Bundle:
         (temporary / "training.json").write_text(json.dumps(record, indent=2))
         shutil.rmtree(self.root / stage, ignore_errors=True)
         os.replace(temporary, self.root / stage)
-        stages = {**self.index.get("stages", {}), stage: {"sha256": sha256(self.root / stage / "model.safetensors")}}
+        stages = self.index.get("stages", {})
+        built_on = {name: stages[name]["sha256"] for name in BUILT_ON.get(stage, ()) if name in stages}
+        digest = sha256(self.root / stage / "model.safetensors")
+        stages = {**stages, stage: {"sha256": digest, "built_on": built_on}}
         with atomic_path(self.root / "model_index.json") as path:
             path.write_text(json.dumps({"format": FORMAT, **common, "stages": stages}, indent=2))
+
+    def stale(self, stage: str) -> str | None:
+        """The stage that was trained again after `stage` was trained on it; None if there is none, or no record of it
+        as in older bundles."""
+        stages = self.index.get("stages", {})
+        built_on = stages.get(stage, {}).get("built_on", {})
+        return next((name for name, sha in built_on.items() if name in stages and stages[name]["sha256"] != sha), None)
 
     def config(self, stage: str) -> dict[str, Any]:
         """config.json of a stage. raises UserError if the stage is missing or unreadable."""
@@ -144,8 +165,16 @@ class Bundle:
         return module
 
     def load(self, stage: str, module: nn.Module) -> None:
-        """Load the weights of a stage into `module`, strictly. raises UserError on any mismatch or damage."""
+        """Load the weights of a stage into `module`, strictly.
+
+        raises  UserError on any mismatch or damage, or if a stage that this one builds on was trained again since
+        """
         path = self.root / stage / "model.safetensors"
+        if other := self.stale(stage):
+            raise UserError(
+                f"bundle {self.root}: stage {stage} was trained on an earlier {other} than the one that is there; "
+                f"run `drivesim train`, which trains anew what is out of date, or `drivesim train stage={stage}`"
+            )
         if not path.exists():
             raise UserError(f"{path} is missing; copy the bundle again or run `drivesim train stage={stage}`")
         if sha256(path) != self.index["stages"][stage]["sha256"]:

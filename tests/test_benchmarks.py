@@ -9,6 +9,7 @@ from benchmarks import denoiser as command
 from benchmarks import throughput
 from benchmarks.measure import Setting, Workload, count, in_turns, matmul_peak, median_ratio
 from benchmarks.networks import MATCH, Inputs, candidates, contenders, heads
+from data_prep.town.source import TownConfig
 from drivesim.diffusion.schedule import ScheduleConfig
 from drivesim.diffusion.tasks import FLAGS, Interpolate, Predict, Upsample
 from drivesim.errors import UserError
@@ -156,6 +157,12 @@ def test_every_stage_of_a_cascade_gets_a_cost():
     costs = throughput.stages(pipeline, seed=0)
     assert list(costs) == ["keyframes", "interpolation, coarse", "interpolation, fine", "decoder"]
     assert all(seconds > 0 for seconds in costs.values())
+
+
+def test_every_part_of_the_town_gets_a_cost_and_the_whole_costs_more_than_its_parts():
+    costs = throughput.town(TownConfig(routes=1, sparse_routes=1, seconds=0.2, height=64, width=128))
+    assert list(costs) == ["building", "rendering", "encoding", "prepare"]
+    assert 0 < sum(list(costs.values())[:3]) < costs["prepare"]
 
 
 def test_a_store_that_is_not_there_is_told_before_anything_is_measured(tmp_path):

@@ -60,11 +60,29 @@ def test_a_network_comes_back_to_the_bit(tmp_path):
 
 
 def test_saving_a_stage_again_replaces_it_and_leaves_the_others(bundle):
-    other = save(bundle, "keyframes")
+    other = save(bundle, "upsample")
     again = save(bundle)
     assert torch.equal(bundle.network("image", NetConfig).weight, again.weight)
+    assert torch.equal(bundle.network("upsample", NetConfig).weight, other.weight)
+    assert sorted(p.name for p in bundle.root.iterdir()) == ["image", "model_index.json", "upsample"]
+
+
+def test_a_stage_is_stale_once_one_that_it_was_trained_on_is_another(bundle):
+    save(bundle, "keyframes")
+    save(bundle, "upsample")
+    assert bundle.stale("keyframes") is None
+    save(bundle)
+    assert bundle.stale("keyframes") == "image"
+    assert bundle.stale("image") is bundle.stale("upsample") is None
+    with pytest.raises(UserError, match=r"keyframes was trained on an earlier image.*train stage=keyframes"):
+        bundle.network("keyframes", NetConfig)
+
+
+def test_a_bundle_without_records_of_what_its_stages_were_trained_on_loads(bundle):
+    other = save(bundle, "keyframes")
+    change_index(bundle, lambda index: [stage.pop("built_on") for stage in index["stages"].values()])
+    save(bundle)
     assert torch.equal(bundle.network("keyframes", NetConfig).weight, other.weight)
-    assert sorted(p.name for p in bundle.root.iterdir()) == ["image", "keyframes", "model_index.json"]
 
 
 def test_weights_in_channels_last_memory_come_back(tmp_path):

@@ -139,16 +139,17 @@ def _column(values: np.ndarray, width: int, channels: int) -> np.ndarray:
 
 def _grain_tile(rng: np.random.Generator, size: int = 512) -> np.ndarray:
     """A tile of soft grain that repeats seamlessly, [size, size] uint8."""
-    noise = rng.normal(size=(size, size)).astype(np.float32)
-    tiled = np.tile(noise, (2, 2))
-    grain = sum(
-        weight
-        * _normalised(
-            cv2.GaussianBlur(tiled, (0, 0), sigma)[size // 2 : size // 2 + size, size // 2 : size // 2 + size]
-        )
-        for sigma, weight in ((1.3, 0.4), (4.0, 0.6), (16.0, 0.8))
-    )
+    noise = np.roll(rng.normal(size=(size, size)).astype(np.float32), (size // 2, size // 2), (0, 1))
+    layers = ((1.3, 0.4), (4.0, 0.6), (16.0, 0.8))
+    grain = sum(weight * _normalised(_blurred_round(noise, sigma)) for sigma, weight in layers)
     return np.clip(18 + 9 * grain, 0, 255).astype(np.uint8)
+
+
+def _blurred_round(tile: np.ndarray, sigma: float) -> np.ndarray:
+    """Gaussian blur of a tile that repeats."""
+    edge = int(np.ceil(4 * sigma)) + 1  # OpenCV's kernel for floats reaches four sigma
+    wide = cv2.copyMakeBorder(tile, edge, edge, edge, edge, cv2.BORDER_WRAP)
+    return cv2.GaussianBlur(wide, (0, 0), sigma)[edge:-edge, edge:-edge]
 
 
 def _normalised(field: np.ndarray) -> np.ndarray:

@@ -94,8 +94,7 @@ def _pieces(knots: np.ndarray, longest_m: float = 24.0) -> np.ndarray:
 
 
 def _joints(quads: _Quads, street: Street, pavement: tuple) -> None:
-    for s in np.arange(0, street.path.length, 1.8):
-        at, heading = street.path.at(s)
+    for at, heading in zip(*street.path.at(np.arange(0, street.path.length, 1.8)), strict=True):
         for side in (-1, 1):
             quads.across(at, heading, 0.05, side * (ROAD_M + 0.28), side * (ROAD_M + PAVEMENT_M), JOINT, pavement)
 
@@ -126,13 +125,11 @@ def _wear(rng: np.random.Generator, quads: _Quads, street: Street, asphalt: tupl
 def _markings(quads: _Quads, roads: Roads, street: Street, asphalt: tuple) -> None:
     """Parking lines and the broken line in the middle, left out at junctions."""
     period = DASH_M + DASH_GAP_M
-    for index, s in enumerate(np.arange(0, street.path.length - DASH_M, DASH_M)):
-        at, heading = street.path.at(s)
-        end, end_heading = street.path.at(s + DASH_M)
-        middle = (at + end) / 2
-        if min((np.linalg.norm(middle - j.centre) for j in roads.junctions), default=np.inf) < UNMARKED_M + DASH_M / 2:
-            continue
-        piece = np.array([[*at, heading], [*end, end_heading]])
+    along = np.arange(0, street.path.length - DASH_M, DASH_M)
+    starts, ends = (np.column_stack(street.path.at(s)) for s in (along, along + DASH_M))
+    marked = roads.clear_of_junctions((starts[:, :2] + ends[:, :2]) / 2, UNMARKED_M + DASH_M / 2)
+    for index in np.flatnonzero(marked):
+        piece = np.stack([starts[index], ends[index]])
         if index % round(period / DASH_M) == 0:
             quads.strip(piece, -MARKING_M / 2, MARKING_M / 2, PAINT, asphalt)
         for side in (-1, 1):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data_prep.town.mesh import Builder, Polygons
+from data_prep.town.mesh import Builder
 
 WALLS = [
     (0.78, 0.70, 0.58), (0.70, 0.42, 0.32), (0.86, 0.83, 0.76), (0.62, 0.30, 0.24), (0.80, 0.62, 0.40),
@@ -41,15 +41,15 @@ DISTRICTS = {
 }
 
 
-def house(rng: np.random.Generator, width: float, depth: float, district: District) -> tuple[Polygons, float]:
-    """A house standing on x in [-depth/2, depth/2] with its front at +x; returns (polygons, height in metres)."""
+def house(rng: np.random.Generator, width: float, depth: float, district: District) -> tuple[Builder, float]:
+    """A house standing on x in [-depth/2, depth/2] with its front at +x; returns (body, height in metres)."""
     wall = _varied(rng, WALLS)
     storeys = int(rng.integers(district.storeys[0], district.storeys[1] + 1))
     height = storeys * STOREY_M + rng.uniform(0.4, 1.0)
     build = Builder()
     build.box(-depth / 2, depth / 2, width / 2, 0, height, wall)
     top = height + (_gable(build, rng, width, depth, height, wall) if rng.random() < district.gabled_share else 0)
-    trim = tuple(np.clip(np.multiply(wall, 0.8), 0, 1))
+    trim = _scaled(wall, 0.8)
     shop = bool(rng.random() < district.shop_share)
     panes = _Panes(rng, trim, wall, district.lit_share)
     front = _Face(build, depth / 2 + 0.01, (1, 0, 0), width, lambda u, x: (x, u))
@@ -63,12 +63,17 @@ def house(rng: np.random.Generator, width: float, depth: float, district: Distri
         gable = _Face(build, side * (width / 2 + 0.01), (0, side, 0), depth, lambda u, y: (u, y))
         for storey in range(storeys):
             panes.row(gable, depth, storey * STOREY_M + 0.9, 1.4, sparse=True)
-    return build.build(), top
+    return build, top
 
 
 def _varied(rng: np.random.Generator, palette: list) -> tuple:
-    colour = np.array(palette[rng.integers(len(palette))]) * rng.uniform(0.85, 1.1) + rng.uniform(-0.03, 0.03, 3)
-    return tuple(np.clip(colour, 0.02, 0.95))
+    chosen, brighter = palette[rng.integers(len(palette))], rng.uniform(0.85, 1.1)
+    tint = rng.uniform(-0.03, 0.03, 3).tolist()
+    return tuple(min(max(c * brighter + t, 0.02), 0.95) for c, t in zip(chosen, tint, strict=True))
+
+
+def _scaled(colour: tuple, factor: float) -> tuple:
+    return tuple(c * factor for c in colour)
 
 
 @dataclass
@@ -82,7 +87,8 @@ class _Face:
     to_xy: Callable[[float, float], tuple[float, float]]
 
     def panel(self, u0, u1, z0, z1, colour, base, emission=(0.0, 0.0, 0.0)) -> None:
-        points = [(*self.to_xy(u, self.plane), z) for u, z in ((u0, z0), (u1, z0), (u1, z1), (u0, z1))]
+        first, last = self.to_xy(u0, self.plane), self.to_xy(u1, self.plane)
+        points = [(*first, z0), (*last, z0), (*last, z1), (*first, z1)]
         self.build.add(points, colour, self.normal, base, emission)
 
 
@@ -103,14 +109,14 @@ class _Panes:
     def row(self, face: _Face, length: float, z: float, tall: float, sparse: bool = False) -> None:
         pitch = (self.width + self.gap) * (1.8 if sparse else 1)
         count = int((length - self.gap) / pitch)
-        for middle in (np.arange(count) - (count - 1) / 2) * pitch:
-            self.window(face, middle, z, tall)
+        for number in range(count):
+            self.window(face, (number - (count - 1) / 2) * pitch, z, tall)
 
     def window(self, face: _Face, middle: float, z: float, tall: float, wide: float | None = None) -> None:
         half = (wide or self.width) / 2
         pane = _varied(self.rng, PANES)
         lit = self.rng.random() < self.lit_share
-        glow = tuple(np.multiply(LAMPLIGHT[self.rng.integers(3)], self.rng.uniform(0.55, 1))) if lit else (0, 0, 0)
+        glow = _scaled(LAMPLIGHT[self.rng.integers(3)], self.rng.uniform(0.55, 1)) if lit else (0, 0, 0)
         face.panel(middle - half - 0.1, middle + half + 0.1, z - 0.14, z + tall + 0.1, self.frame, self.wall)
         face.panel(middle - half, middle + half, z, z + tall, pane, self.frame, glow)
         if self.cross:
@@ -126,9 +132,9 @@ def _ground_floor(front: _Face, rng, width: float, wall: tuple, panes: _Panes, s
         for left, right in ((-width / 2 + 0.45, at - 0.7), (at + 0.7, width / 2 - 0.45)):
             if right - left > 0.6:
                 front.panel(left, right, 0.6, 2.25, _varied(rng, PANES), panes.frame, (0.85, 0.74, 0.5))
-        front.panel(-width / 2 + 0.3, width / 2 - 0.3, 2.35, 2.95, sign, wall, tuple(np.multiply(sign, 0.5)))
+        front.panel(-width / 2 + 0.3, width / 2 - 0.3, 2.35, 2.95, sign, wall, _scaled(sign, 0.5))
     else:
-        for middle in np.arange(-width / 2 + 1.3, width / 2 - 1.0, panes.width + panes.gap):
+        for middle in np.arange(-width / 2 + 1.3, width / 2 - 1.0, panes.width + panes.gap).tolist():
             if abs(middle - at) > 0.6 + panes.width / 2:
                 panes.window(front, middle, 0.95, 1.4)
     front.panel(at - 0.6, at + 0.6, 0, 2.3, panes.frame, wall)

@@ -47,45 +47,43 @@ class Builder:
     """Collects polygons of one body in its own frame (x forward, y left, z up)."""
 
     def __init__(self) -> None:
-        self._points: list[np.ndarray] = []
+        self._points: list[list] = []
         self._rows: list[tuple] = []
 
-    def add(self, points, albedo, normal=None, base=None, emission=(0.0, 0.0, 0.0), owner: int = 0) -> None:
-        """Add one polygon [k, 3]; without a normal, the right-hand one of its corners. `base` makes it a detail."""
-        points = np.asarray(points, np.float32)
-        if normal is None:
-            normal = _cross(points[1] - points[0], points[2] - points[1])
-        length = math.hypot(*normal)
-        normal = np.asarray(normal) / length if length > 0 else np.zeros(3)
-        padded = np.concatenate([points, np.repeat(points[-1:], CORNERS - len(points), 0)])
-        self._points.append(padded)
+    def add(self, points, albedo, normal, base=None, emission=(0.0, 0.0, 0.0), owner: int = 0) -> None:
+        """Add one polygon [k, 3] with an outward normal of any length. `base` makes it a detail."""
+        x, y, z = normal
+        length = math.hypot(x, y, z)
+        unit = (x / length, y / length, z / length) if length > 0 else (0.0, 0.0, 0.0)
+        self._points.append([*points, *points[-1:] * (CORNERS - len(points))])
         under = albedo if base is None else base
-        self._rows.append((len(points), normal, albedo, under, emission, base is not None, owner))
+        self._rows.append((len(points), unit, albedo, under, emission, base is not None, owner))
 
-    def prism(self, profile, half_width_low: float, half_width_high: float, albedo, owner: int = 0) -> None:
+    def prism(
+        self, profile, half_width_low: float, half_width_high: float, albedo, owner: int = 0, emission=(0.0, 0.0, 0.0)
+    ) -> None:
         """A convex solid: `profile` [k, 2] (x, z) anticlockwise, extruded in y, narrower toward its top."""
-        profile = np.asarray(profile, float)
-        low, high = profile[:, 1].min(), profile[:, 1].max()
-        half = half_width_low + (half_width_high - half_width_low) * (profile[:, 1] - low) / (high - low)
-        left = np.stack([profile[:, 0], half, profile[:, 1]], -1)
-        right = left * [1, -1, 1]
-        centre = np.concatenate([left, right]).mean(0)
-        faces = [left, right] + [np.stack([left[i - 1], left[i], right[i], right[i - 1]]) for i in range(len(profile))]
+        heights = [z for _, z in profile]
+        low, high, wider = min(heights), max(heights), half_width_high - half_width_low
+        left = [(x, half_width_low + wider * (z - low) / (high - low), z) for x, z in profile]
+        right = [(x, -y, z) for x, y, z in left]
+        centre = _mean([*left, *right])
+        faces = [left, right] + [[left[i - 1], left[i], right[i], right[i - 1]] for i in range(len(left))]
         for face in faces:
-            normal = _cross(face[1] - face[0], face[2] - face[1])
-            outward = np.sign(normal @ (face.mean(0) - centre)) or 1.0
-            self.add(face, albedo, normal * outward, owner=owner)
+            normal = _normal(face)
+            inward = sum(n * (a - b) for n, a, b in zip(normal, _mean(face), centre, strict=True)) < 0
+            self.add(face, albedo, [-n for n in normal] if inward else normal, emission=emission, owner=owner)
 
-    def box(self, x0: float, x1: float, half_width: float, z0: float, z1: float, albedo, owner: int = 0) -> None:
+    def box(self, x0: float, x1: float, half_width: float, z0: float, z1: float, albedo, **more) -> None:
         """An axis-aligned box, symmetric about the body's middle plane."""
-        self.prism([(x0, z0), (x1, z0), (x1, z1), (x0, z1)], half_width, half_width, albedo, owner)
+        self.prism([(x0, z0), (x1, z0), (x1, z1), (x0, z1)], half_width, half_width, albedo, **more)
 
     def build(self) -> Polygons:
         """Everything added so far."""
         corners, normal, albedo, base, emission, detail, owner = zip(*self._rows, strict=True)
         as32 = lambda rows: np.asarray(rows, np.float32).reshape(-1, 3)  # noqa: E731
         return Polygons(
-            np.stack(self._points),
+            np.asarray(self._points, np.float32),
             np.asarray(corners),
             as32(normal),
             as32(albedo),
@@ -96,10 +94,15 @@ class Builder:
         )
 
 
-def _cross(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Vector product of two vectors; np.cross takes ten times longer for so little."""
-    (ax, ay, az), (bx, by, bz) = a.tolist(), b.tolist()
-    return np.array([ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx])
+def _mean(points: list) -> list[float]:
+    return [sum(column) / len(points) for column in zip(*points, strict=True)]
+
+
+def _normal(face: list) -> list[float]:
+    """Vector product of the first two edges."""
+    (ax, ay, az), (bx, by, bz), (cx, cy, cz) = face[:3]
+    ux, uy, uz, vx, vy, vz = bx - ax, by - ay, bz - az, cx - bx, cy - by, cz - bz
+    return [uy * vz - uz * vy, uz * vx - ux * vz, ux * vy - uy * vx]
 
 
 def placed(polygons: Polygons, position: np.ndarray, yaw: np.ndarray) -> Polygons:

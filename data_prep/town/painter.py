@@ -102,18 +102,18 @@ def _fill(image: np.ndarray, view: View, scene: Scene, strokes: _Strokes) -> Vis
     glows: dict[int, list] = {}
     for part, *glow in scene.glows:
         glows.setdefault(part, []).append(glow)
-    fill, corners, solid = cv2.fillConvexPoly, strokes.corners.tolist(), strokes.solid.tolist()
-    bounds = np.flatnonzero(np.diff(strokes.owner, prepend=-1, append=-1))
     if len(strokes.owner) == 0:
         return Visibility(own, own.copy())
-    low, high = _id_bounds(strokes, scene.objects)
-    for start, stop in pairwise(bounds.tolist()):
+    bounds = np.flatnonzero(np.diff(strokes.owner, prepend=-1, append=-1))
+    low, high, counted = _id_bounds(strokes, bounds[:-1], scene.objects)
+    fill, corners, solid = cv2.fillConvexPoly, strokes.corners.tolist(), strokes.solid.tolist()
+    for (start, stop), covers in zip(pairwise(bounds.tolist()), counted, strict=True):
         part = int(strokes.owner[start])
         number = int(scene.objects[part])
         for i in range(start, stop):
             outline = pixels[i, : corners[i]]
             fill(image, outline, colours[i], cv2.LINE_AA, SHIFT)
-            if solid[i]:
+            if covers and solid[i]:
                 fill(ids, small[i, : corners[i]], (number,), cv2.LINE_8, SHIFT + 2)
         if number:
             (x0, y0), (x1, y1) = low[number], high[number]
@@ -124,14 +124,19 @@ def _fill(image: np.ndarray, view: View, scene: Scene, strokes: _Strokes) -> Vis
     return Visibility(own, seen)
 
 
-def _id_bounds(strokes: _Strokes, objects: np.ndarray) -> tuple[list, list]:
-    """For each object, the corners of the id pixels it may touch."""
-    numbers = objects[strokes.owner]
-    low, high = np.full((objects.max() + 1, 2), np.inf), np.zeros((objects.max() + 1, 2))
-    np.minimum.at(low, numbers, strokes.low)
-    np.maximum.at(high, numbers, strokes.high)
-    low = np.clip(low / ID_SCALE - 1, 0, 1e6)
-    return low.astype(int).tolist(), (high / ID_SCALE + 2).astype(int).tolist()
+def _id_bounds(strokes: _Strokes, starts: np.ndarray, objects: np.ndarray) -> tuple[list, list, list]:
+    """For each object, the corners of the id pixels it may touch; for each part, whether its ids count.
+
+    Scenery that touches no object's rectangle would only set to 0 what is 0.
+    """
+    numbers = objects[strokes.owner[starts]]
+    part_low = np.clip(np.minimum.reduceat(strokes.low, starts) / ID_SCALE - 1, 0, 1e6).astype(int)
+    part_high = (np.maximum.reduceat(strokes.high, starts) / ID_SCALE + 2).astype(int)
+    low, high = np.full((objects.max() + 1, 2), 10**6), np.zeros((objects.max() + 1, 2), int)
+    np.minimum.at(low, numbers, part_low)
+    np.maximum.at(high, numbers, part_high)
+    touches = (part_low[:, None] <= high[None, 1:]) & (part_high[:, None] >= low[None, 1:])
+    return low.tolist(), high.tolist(), touches.all(-1).any(-1).tolist()
 
 
 def _glow_sprite() -> np.ndarray:

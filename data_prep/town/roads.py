@@ -50,6 +50,11 @@ class Roads:
     junctions: list[Junction] = field(default_factory=list)
     route: list[np.ndarray] = field(default_factory=list)
 
+    def clear_of_junctions(self, points: np.ndarray, metres: float) -> np.ndarray:
+        """[n] whether points [n, 2] are farther than this from the middle of every junction."""
+        centres = np.array([junction.centre for junction in self.junctions]).reshape(-1, 2)
+        return (np.linalg.norm(points[:, None] - centres, axis=-1) > metres).all(1)
+
     def lane(self, offset: float) -> Path:
         """The route moved `offset` metres to the right of the middle (negative: left), with rounded turns."""
         turns = [junction for junction in self.junctions if junction.turn]

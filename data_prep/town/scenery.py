@@ -1,5 +1,6 @@
 """What stands still beside the streets: houses, hedges, trees, lamp posts and signals."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,18 +17,22 @@ STEEL = (0.30, 0.32, 0.33)
 HEDGE = (0.16, 0.31, 0.13)
 LAMP_HEIGHT_M = 6.0
 LAMP_GAP_M = 26.0
+LARGEST_M = 60.0  # no two plots whose corners are this far apart touch
+_GRID = np.stack(np.meshgrid(np.linspace(0, 1, 4), np.linspace(0, 1, 4)), -1).reshape(-1, 2)
 
 
 @dataclass
 class Scenery:
     """Static things. A part is what the painter sorts: a rectangle on the ground.
 
+    watched  tells whether a body at a point [2] is ever seen; the polygons of others are never made
     parts    rows of x, y, yaw, half length, half width
     blobs    rows of x, y, z, radius, r, g, b, nx, ny, nz, part: the leaves of trees
     lamps    rows of x, y, z: where street lamps shine;  lamp_parts: the parts they hang on
     shadows  (outline [k, 2], height): what throws a shadow
     """
 
+    watched: Callable[[np.ndarray], bool]
     polygons: list[Polygons] = field(default_factory=list)
     parts: list[tuple] = field(default_factory=list)
     blobs: list[np.ndarray] = field(default_factory=list)
@@ -35,17 +40,21 @@ class Scenery:
     lamp_parts: list[int] = field(default_factory=list)
     shadows: list[tuple[np.ndarray, float]] = field(default_factory=list)
 
-    def place(self, polygons: Polygons, at: np.ndarray, yaw: np.ndarray | float, half: tuple[float, float]) -> None:
+    def place(self, body: Builder, at: np.ndarray, yaw: np.ndarray | float, half: tuple[float, float]) -> None:
         """Stand a body (one part) at a point [2]."""
-        position = np.tile([at[0], at[1], 0.0], (len(polygons), 1))
-        moved = placed(polygons, position, np.full(len(polygons), yaw))
-        self.polygons.append(moved.owned_by(len(self.parts)))
+        if self.watched(at):
+            polygons = body.build()
+            position = np.tile([at[0], at[1], 0.0], (len(polygons), 1))
+            moved = placed(polygons, position, np.full(len(polygons), yaw))
+            self.polygons.append(moved.owned_by(len(self.parts)))
         self.parts.append((at[0], at[1], yaw, *half))
 
 
-def build_scenery(rng: np.random.Generator, roads: Roads, district: District) -> Scenery:
+def build_scenery(
+    rng: np.random.Generator, roads: Roads, district: District, watched: Callable[[np.ndarray], bool]
+) -> Scenery:
     """Line every street with plots, trees and lamps."""
-    scenery = Scenery()
+    scenery = Scenery(watched)
     taken: list[np.ndarray] = []
     streets = cKDTree(np.concatenate([street.path.points[::2] for street in roads.streets]))
     for street in roads.streets:
@@ -71,8 +80,8 @@ def _plots(rng, scenery: Scenery, street: Street, side: int, district: District,
         if _free(corners, streets, taken):
             if rng.random() < district.built_share:
                 taken.append(corners)
-                polygons, height = house(rng, width - 0.4, depth, district)
-                scenery.place(polygons, at, yaw, (depth / 2, width / 2))
+                body, height = house(rng, width - 0.4, depth, district)
+                scenery.place(body, at, yaw, (depth / 2, width / 2))
                 scenery.shadows.append((corners, height))
             else:
                 for _ in range(int(rng.integers(1, 4))):
@@ -91,12 +100,13 @@ def _rectangle(at: np.ndarray, yaw: np.ndarray | float, half_x: float, half_y: f
 
 
 def _free(corners: np.ndarray, streets: cKDTree, taken: list[np.ndarray]) -> bool:
-    grid = np.stack(np.meshgrid(np.linspace(0, 1, 4), np.linspace(0, 1, 4)), -1).reshape(-1, 2)
-    inside = corners[0] + grid[:, :1] * (corners[1] - corners[0]) + grid[:, 1:] * (corners[3] - corners[0])
+    inside = corners[0] + _GRID[:, :1] * (corners[1] - corners[0]) + _GRID[:, 1:] * (corners[3] - corners[0])
     if streets.query(inside)[0].min() < ROAD_M + PAVEMENT_M - 0.3:
         return False
-    close = [other for other in taken if np.abs(other[0] - corners[0]).max() < 60]
-    return not any(_overlap(corners, other) for other in close)
+    if not taken:
+        return True
+    close = np.flatnonzero(np.abs(np.array(taken)[:, 0] - corners[0]).max(1) < LARGEST_M)
+    return not any(_overlap(corners, taken[i]) for i in close)
 
 
 def _overlap(a: np.ndarray, b: np.ndarray) -> bool:
@@ -113,7 +123,7 @@ def _hedge(scenery: Scenery, street: Street, s: float, width: float, side: int) 
     at, heading = street.path.at(s + width / 2, side * (ROAD_M + PAVEMENT_M + 0.5))
     build = Builder()
     build.box(-width / 2 + 0.8, width / 2 - 0.8, 0.3, 0, 1.0, HEDGE)
-    scenery.place(build.build(), at, heading, (width / 2, 0.3))
+    scenery.place(build, at, heading, (width / 2, 0.3))
 
 
 def _clear(roads: Roads, street: Street, s: float, metres: float) -> bool:
@@ -136,7 +146,7 @@ def _tree(rng, scenery: Scenery, at: np.ndarray) -> None:
     build = Builder()
     build.box(-0.13, 0.13, 0.13, 0, trunk + crown * 0.6, BARK)
     part = len(scenery.parts)
-    scenery.place(build.build(), at, rng.uniform(0, np.pi), (0.0, 0.0))
+    scenery.place(build, at, rng.uniform(0, np.pi), (0.0, 0.0))
     count = 44
     outward = rng.normal(size=(count, 3))
     outward /= np.linalg.norm(outward, axis=1, keepdims=True)
@@ -163,11 +173,10 @@ def _lamps(scenery: Scenery, roads: Roads, street: Street, side: int) -> None:
         build = Builder()
         build.box(-0.07, 0.07, 0.07, 0, LAMP_HEIGHT_M, STEEL)
         build.box(0, 1.7, 0.05, LAMP_HEIGHT_M - 0.1, LAMP_HEIGHT_M, STEEL)
-        build.box(1.1, 1.8, 0.14, LAMP_HEIGHT_M - 0.16, LAMP_HEIGHT_M - 0.02, (0.85, 0.85, 0.8))
-        polygons = build.build()
-        polygons.emission[-6:] = (1.0, 0.85, 0.55)
+        light = (1.0, 0.85, 0.55)
+        build.box(1.1, 1.8, 0.14, LAMP_HEIGHT_M - 0.16, LAMP_HEIGHT_M - 0.02, (0.85, 0.85, 0.8), emission=light)
         yaw = heading + side * np.pi / 2
-        scenery.place(polygons, at, yaw, (0.0, 0.0))
+        scenery.place(build, at, yaw, (0.0, 0.0))
         scenery.lamp_parts.append(len(scenery.parts) - 1)
         scenery.lamps.append(np.array([*(at + direction(yaw) * 1.45), LAMP_HEIGHT_M - 0.1]))
 
@@ -181,7 +190,7 @@ def _signals(scenery: Scenery, roads: Roads) -> None:
             scenery.place(_signal(green=bool(straight)), at, arm, (0.0, 0.0))
 
 
-def _signal(green: bool) -> Polygons:
+def _signal(green: bool) -> Builder:
     """A post with three lights that look along +x."""
     build = Builder()
     build.box(-0.06, 0.06, 0.06, 0, 2.4, STEEL)
@@ -192,4 +201,4 @@ def _signal(green: bool) -> Polygons:
         disc = [(0.15, 0.11 * np.cos(a), z + 0.11 * np.sin(a)) for a in ring]
         shown = colour if on else tuple(0.25 * np.array(colour))
         build.add(disc, shown, (1, 0, 0), (0.1, 0.1, 0.1), tuple(np.multiply(colour, 1.0 if on else 0.0)))
-    return build.build()
+    return build

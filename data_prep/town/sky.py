@@ -1,5 +1,7 @@
 """The sky and the far skyline, painted once round the compass and looked up by heading."""
 
+from functools import lru_cache
+
 import cv2
 import numpy as np
 
@@ -71,12 +73,18 @@ def _far_windows(rng: np.random.Generator, block: np.ndarray, strength: float) -
 def draw_sky(image: np.ndarray, panorama: np.ndarray, view: View) -> None:
     """Fill the rows of `image` above the horizon."""
     rows = int(np.ceil(view.centre[1]))
-    u = np.arange(view.width, dtype=np.float32) + 0.5 - view.centre[0]
-    turned = np.arctan(u / np.float32(view.focal))
+    turned, row_map = _lens(rows, view.width, view.centre[0], view.focal)
     columns = (turned - np.float32(view.heading)) * np.float32(panorama.shape[1] / (2 * np.pi))
     column_map = np.broadcast_to(np.mod(columns, panorama.shape[1]).astype(np.float32), (rows, view.width))
-    # A level line far away stays level only if its elevation shrinks towards the picture's sides.
-    above = np.arange(rows, 0, -1, dtype=np.float32)[:, None] * np.cos(turned)[None]
-    row_map = (rows - above).astype(np.float32)
     column_map = np.ascontiguousarray(column_map)
     cv2.remap(panorama, column_map, row_map, cv2.INTER_LINEAR, dst=image[:rows], borderMode=cv2.BORDER_WRAP)
+
+
+@lru_cache(maxsize=1)
+def _lens(rows: int, width: int, centre: float, focal: float) -> tuple[np.ndarray, np.ndarray]:
+    """What no heading changes: the angle of each column [width], radians, and the panorama's row of each pixel."""
+    u = np.arange(width, dtype=np.float32) + 0.5 - centre
+    turned = np.arctan(u / np.float32(focal))
+    # A level line far away stays level only if its elevation shrinks towards the picture's sides.
+    above = np.arange(rows, 0, -1, dtype=np.float32)[:, None] * np.cos(turned)[None]
+    return turned, (rows - above).astype(np.float32)

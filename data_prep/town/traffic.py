@@ -1,5 +1,6 @@
 """Cars on the lanes: each follows the one in front (intelligent driver model), slows in bends, waits at junctions."""
 
+import math
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -74,11 +75,11 @@ def build_traffic(rng, roads: Roads, seconds: float, crowdedness: float, speed_m
 
 def _lane(path: Path, stop_m: float = np.inf, crossing: np.ndarray | None = None) -> Lane:
     """The fastest speed that bends allow, braking in time for them."""
-    limit = np.sqrt(SIDEWAYS / np.maximum(path.curvature, 1e-3))
-    for index in range(len(limit) - 2, -1, -1):
-        ahead = path.s[index + 1] - path.s[index]
-        limit[index] = min(limit[index], np.sqrt(limit[index + 1] ** 2 + 2 * 1.5 * ahead))
-    return Lane(path, stop_m, limit, crossing)
+    limit = np.sqrt(SIDEWAYS / np.maximum(path.curvature, 1e-3)).tolist()
+    ahead = np.diff(path.s).tolist()
+    for index in range(len(ahead) - 1, -1, -1):
+        limit[index] = min(limit[index], math.sqrt(limit[index + 1] ** 2 + 2 * 1.5 * ahead[index]))
+    return Lane(path, stop_m, np.array(limit), crossing)
 
 
 def _side_lanes(roads: Roads) -> list[Lane]:
@@ -127,6 +128,9 @@ def _simulate(drivers: list[Driver], main: list[Lane], steps: int) -> tuple[np.n
     half = np.array([d.length / 2 for d in drivers])
     cruise = np.array([d.cruise_mps for d in drivers])
     crossing = _crossings(drivers, main)
+    lanes = {id(d.lane): d.lane for d in drivers}
+    on_lane = [(lane, [i for i, d in enumerate(drivers) if d.lane is lane]) for lane in lanes.values()]
+    limit = np.empty(len(drivers))
     track_s, track_v = [s.copy()], [v.copy()]
     for _ in range(steps):
         for index, conflicts in crossing.items():
@@ -136,8 +140,9 @@ def _simulate(drivers: list[Driver], main: list[Lane], steps: int) -> tuple[np.n
         leader_v = np.where(ahead >= 0, v[ahead], 0)
         stop_gap = stop - half - s
         gap, front_v = np.minimum(stop_gap, leader_gap), np.where(stop_gap < leader_gap, 0, leader_v)
-        limit = np.minimum(cruise, [np.interp(x, d.lane.path.s, d.lane.limit) for x, d in zip(s, drivers, strict=True)])
-        v = np.clip(v + STEP_S * _acceleration(v, limit, gap, v - front_v), 0, None)
+        for lane, members in on_lane:
+            limit[members] = np.interp(s[members], lane.path.s, lane.limit)
+        v = np.clip(v + STEP_S * _acceleration(v, np.minimum(cruise, limit), gap, v - front_v), 0, None)
         s = s + STEP_S * v
         track_s.append(s.copy())
         track_v.append(v.copy())
@@ -182,11 +187,13 @@ def _park(rng: np.random.Generator, roads: Roads, crowdedness: float) -> list[tu
     for street in roads.streets:
         for side in (-1, 1):
             share = min(1.0, rng.uniform(0.2, 0.75) * crowdedness)
-            for s in np.arange(rng.uniform(3, 8), street.path.length, 6.3):
-                model = _model(rng, heavy_share=0.0)
-                wobble, lot = rng.uniform(-0.3, 0.3), rng.random()
-                point, heading = street.path.at(s + wobble, side * (ROAD_M - 1.15))
-                clear = min((np.linalg.norm(point - j.centre) for j in roads.junctions), default=np.inf)
-                if lot < share and clear > CLEAR_M + 6:
-                    parked.append((model, point, float(heading + (np.pi if side < 0 else 0))))
+            along = np.arange(rng.uniform(3, 8), street.path.length, 6.3)
+            drawn = [(_model(rng, heavy_share=0.0), rng.uniform(-0.3, 0.3), rng.random()) for _ in along]
+            if not drawn:
+                continue
+            models, wobble, lot = zip(*drawn, strict=True)
+            points, headings = street.path.at(along + wobble, side * (ROAD_M - 1.15))
+            taken = (np.array(lot) < share) & roads.clear_of_junctions(points, CLEAR_M + 6)
+            turned = headings + (np.pi if side < 0 else 0)
+            parked += [(models[i], points[i], float(turned[i])) for i in np.flatnonzero(taken)]
     return parked

@@ -47,11 +47,10 @@ def boxes_of(view: View, things: list[Thing], visibility: Visibility) -> list[Bo
     yaw = view.heading - heading  # clockwise from the view direction, as the camera's y axis points down
     yaw = np.arctan2(np.sin(yaw), np.cos(yaw))
     camera, boxes = Camera(view.intrinsics, view.height, view.width), []
-    for i, solid in enumerate(corners(centre, size, yaw)):
-        if visibility.own[i + 1] == 0:
-            continue
-        xyxy = picture_box(camera, solid)
-        if xyxy is None or (xyxy[3] - xyxy[1]) * view.height < SMALLEST_PX or np.hypot(*centre[i, [0, 2]]) > BOXED_M:
+    solids = corners(centre, size, yaw)
+    for i in np.flatnonzero((visibility.own[1:] > 0) & (np.hypot(centre[:, 0], centre[:, 2]) <= BOXED_M)):
+        xyxy = picture_box(camera, solids[i])
+        if xyxy is None or (xyxy[3] - xyxy[1]) * view.height < SMALLEST_PX:
             continue
         thing, share = things[i], visibility.share(i + 1)
         boxes.append(Box(thing.track, thing.name, xyxy, share, tuple(centre[i].tolist()), thing.size, float(yaw[i])))

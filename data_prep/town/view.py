@@ -51,7 +51,8 @@ class View:
     def to_camera(self, points: np.ndarray) -> np.ndarray:
         """World points [..., 3] in the camera frame (x right, y down, z forward)."""
         origin = np.array([*self.position, CAMERA_HEIGHT_M], np.float32)
-        return (points - origin) @ self.rotation.astype(np.float32)
+        flat = points.reshape(-1, 3)  # one product of matrices, not one a polygon
+        return ((flat - origin) @ self.rotation.astype(np.float32)).reshape(points.shape)
 
     def to_pixels(self, points: np.ndarray) -> np.ndarray:
         """Camera-frame points [..., 3] with z > 0 to pixels [..., 2]."""

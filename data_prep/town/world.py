@@ -3,6 +3,7 @@
 A frame is a function of the seed and the time alone, so frames may be asked for in any order and at any rate.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,6 +22,7 @@ from data_prep.town.roads import build_roads
 from data_prep.town.scenery import Scenery, build_scenery
 from data_prep.town.shadows import footprints, on_ground, shadow_outlines
 from data_prep.town.sky import build_panorama, draw_sky
+from data_prep.town.tracks import STEP_S
 from data_prep.town.traffic import build_traffic
 from data_prep.town.truth import boxes_of
 from data_prep.town.view import FIELD_OF_VIEW, View
@@ -30,6 +32,7 @@ from drivesim.clip import VEHICLES
 COUNTED_VISIBILITY = 0.15  # vehicles seen less are not counted
 SHADOWS_SEEN_M = 90.0
 LAMPS_GLOW_M = 90.0
+BETWEEN_STEPS_M = 8.0  # far more than the camera's move and turn within STEP_S shift what is SEEN_M away
 REACH_M = 12.0  # no house is larger than this from its middle
 
 
@@ -59,9 +62,10 @@ class World:
         self.light = build_light(sky, setting.time_of_day)
         self.roads = build_roads(plan, setting.seconds * setting.speed_mps[1])
         style = str(build.choice(list(DISTRICTS)))
-        scenery = build_scenery(build, self.roads, DISTRICTS[style])
-        self.lamps = np.array(scenery.lamps, np.float32).reshape(-1, 3)
         self.traffic = build_traffic(drive, self.roads, setting.seconds, setting.crowdedness, setting.speed_mps)
+        scenery = build_scenery(build, self.roads, DISTRICTS[style], self._watched())
+        lit = scenery.lamps if self.light.lamps > 0 else []
+        self.lamps = np.array(lit, np.float32).reshape(-1, 3)
         walkers = build_walkers(walk, self.roads, self.traffic, setting.crowdedness)
         self.company = Company(self.traffic, walkers, self.lamps, self.light.lamps > 0)
         start, base = self.view(0.0), GRASS if style in ("suburb", "avenue") else YARD
@@ -78,6 +82,13 @@ class World:
         self._lamp_parts = scenery.lamp_parts
         self._sunny = not self.light.overcast and self.light.lamps == 0
         self._shadows = shadow_outlines(scenery.shadows if self._sunny else [], self.light.sun)
+
+    def _watched(self) -> Callable[[np.ndarray], bool]:
+        """Whether scenery at a point [2] comes into sight at any time of the drive."""
+        ego = self.traffic.drivers[0].lane.path
+        times = np.arange(0, self.setting.seconds + STEP_S, STEP_S)
+        positions, headings = ego.at(np.array([self.traffic.along(time_s)[0] for time_s in times]))
+        return lambda point: bool(_in_sight(point, positions, headings, BETWEEN_STEPS_M).any())
 
     def view(self, time_s: float) -> View:
         """The camera at a time."""
@@ -110,9 +121,7 @@ class World:
 
     def _scene(self, view: View, cast: Cast) -> Scene:
         static = len(self._static_parts)
-        offset = self._static_parts[:, :2] - view.position
-        ahead, aside = offset @ direction(view.heading), np.abs(offset @ right_of(view.heading))
-        seen = (ahead > -REACH_M) & (ahead < SEEN_M) & (aside < ahead * np.tan(FIELD_OF_VIEW / 2) + 2 * REACH_M)
+        seen = _in_sight(self._static_parts[:, :2], view.position, view.heading)
         kept = np.flatnonzero(seen[self._static.owner])
         blobs = np.flatnonzero(seen[self._blobs[:, 10].astype(int)])
         leaves, order = leaf_polygons(self._blobs[blobs], view)
@@ -137,3 +146,14 @@ class World:
         colour = LAMP_COLOUR * 0.8 * self.light.lamps
         shown = (local[:, 2] > 2) & (local[:, 2] < LAMPS_GLOW_M)
         return [(self._lamp_parts[i], local[i], 0.9, colour) for i in np.flatnonzero(shown)]
+
+
+def _in_sight(
+    points: np.ndarray, position: np.ndarray, heading: np.ndarray | float, margin_m: float = 0.0
+) -> np.ndarray:
+    """[n] whether a body that stands at points [n, 2] may be in the picture; any of the three may be one for all."""
+    offset = points - position
+    ahead = (offset * direction(heading)).sum(-1)
+    aside = np.abs((offset * right_of(heading)).sum(-1))
+    beside = ahead * np.tan(FIELD_OF_VIEW / 2) + 2 * REACH_M
+    return (ahead > -REACH_M - margin_m) & (ahead < SEEN_M + margin_m) & (aside < beside + margin_m)

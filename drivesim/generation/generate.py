@@ -27,6 +27,7 @@ from drivesim.generation.draw import contact_sheet, draw_layout, save_png
 from drivesim.generation.layout_file import TimedLayout, read_layout
 from drivesim.generation.start import load_start, read_start
 from drivesim.generation.writer import VideoWriter
+from drivesim.machine import return_freed_memory
 
 if TYPE_CHECKING:
     from drivesim.generation.pipeline import DrivingPipeline
@@ -75,6 +76,7 @@ def main(argv: Sequence[str]) -> None:
     """
     config = parse(GenerateConfig, argv, "drivesim generate")
     timed = check(config)
+    return_freed_memory()
     # Loads the model libraries: seconds that a typo need not wait.
     from drivesim.generation.pipeline import DrivingPipeline
 

@@ -16,7 +16,7 @@ import torch
 from pytorch_lightning.loggers import CSVLogger
 
 from drivesim import __version__
-from drivesim.bundle import Bundle
+from drivesim.bundle import BUILT_ON, Bundle
 from drivesim.config import option, parse
 from drivesim.data.store import ClipStore
 from drivesim.errors import UserError
@@ -32,7 +32,7 @@ class TrainConfig:
 
     Finished stages are kept in OUT/bundle, ready for `drivesim generate bundle=OUT/bundle`. Logs, checkpoints and
     sample grids of a stage are in OUT/<stage>. A killed run goes on where its last checkpoint was when the same command
-    is given again; finished stages are skipped.
+    is given again; finished stages are skipped, unless a stage that they were trained on has been trained again since.
     """
 
     defaults: list[Any] = field(default_factory=lambda: ["_self_", {"experiment": "town"}])
@@ -66,10 +66,16 @@ def main(argv: Sequence[str]) -> None:
         print("drivesim train: no boxes in this store, so nothing will be steered by boxes", file=sys.stderr)
     work.check(chosen)
     for name in chosen:
-        if work.bundle.has(name) and not config.overwrite:
+        outdated = work.bundle.stale(name)
+        if work.bundle.has(name) and not config.overwrite and not outdated:
             print(f"{name}: already in {work.bundle.root}, skipped", file=sys.stderr)
             continue
+        if outdated and not config.overwrite:
+            print(f"{name}: was trained on an earlier {outdated}, so it is trained again", file=sys.stderr)
         train_stage(name, config, work)
+    if left := [name for name in STAGES if work.bundle.stale(name)]:
+        again = "run the command with stage=all and without overwrite to train them again"
+        print(f"out of date now: {', '.join(left)}; {again}", file=sys.stderr)
     print(f"bundle: {work.bundle.root}", file=sys.stderr)
 
 
@@ -170,6 +176,8 @@ def train_stage(name: str, config: TrainConfig, work: Workspace) -> None:
     if trainer.is_global_zero:
         export(name, run, config, work, trainer, budget, time.time() - started)
         last.unlink(missing_ok=True)  # the bundle holds the result; the optimizer's state is three times as large
+        for later in (later for later, stages in BUILT_ON.items() if name in stages):
+            (Path(config.out) / later / "last.ckpt").unlink(missing_ok=True)  # begun on what this stage was before
     trainer.strategy.barrier()  # the next stage reads what rank 0 has just written
 
 

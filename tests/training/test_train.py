@@ -106,6 +106,35 @@ def test_finished_stages_are_skipped(trained, capsys):
     assert all(f"{stage}: already in" in told for stage in STAGES)
 
 
+def test_what_was_trained_on_a_stage_that_is_trained_again_is_refused_until_it_is_trained_again_too(
+    trained, without, capsys
+):
+    run = without("image")
+    run.train("stage=image", "seed=1")
+    assert "out of date now: keyframes, interpolate; run the command with stage=all" in capsys.readouterr().err
+    told = fails(capsys, "generate", f"bundle={run.bundle}", f"out={run.out}/a.mp4", "seconds=0.1")
+    assert "stage keyframes was trained on an earlier image than the one that is there; run `drivesim train`" in told
+    run.train("seed=1")
+    told = capsys.readouterr().err
+    for stage in STAGES:
+        again = stage in ("keyframes", "interpolate")
+        assert (f"{stage}: was trained on an earlier image, so it is trained again" in told) == again
+        assert (f"{stage}: already in" in told) != again
+    assert not same(run.weights("keyframes"), trained.weights("keyframes"))
+    cli.main(["generate", f"bundle={run.bundle}", f"out={run.out}/a.mp4", "seconds=0.1"])
+
+
+def test_a_checkpoint_begun_on_an_earlier_stage_is_not_gone_on_from(without, kill_after):
+    run = without("keyframes")
+    kill_after(1)
+    with pytest.raises(Killed):
+        run.train()
+    assert (run.out / "keyframes" / "last.ckpt").exists()
+    kill_after(None)
+    run.train("stage=image", "seed=1", "overwrite=true")
+    assert not (run.out / "keyframes" / "last.ckpt").exists()
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_resumed_stage_equals_an_uninterrupted_one_bit_for_bit(trained, without, kill_after, stage):
     run = without(stage)
@@ -167,7 +196,7 @@ def test_accumulated_batches_draw_different_noise(trained, without, monkeypatch)
     monkeypatch.setattr(
         LatentVideoDiffusion, "_loss", lambda s, b, g: (seeds.append(g.initial_seed()), real(s, b, g))[1]
     )
-    without("image").train("config.stages.image.accumulate=2")
+    without("image").train("stage=image", "config.stages.image.accumulate=2")
     training = [seed for seed in seeds if seed > 1000]  # held-out losses use small fixed seeds
     assert len(training) == len(set(training)) == 6
 
@@ -196,10 +225,9 @@ def test_a_run_that_is_killed_goes_on_from_its_checkpoint(without, monkeypatch, 
     monkeypatch.setattr(
         LatentVideoDiffusion, "training_step", lambda s, batch, i: (batches.append(i), real(s, batch, i))[1]
     )
-    run.train(steps=done + 2)
+    run.train("stage=image", steps=done + 2)
     assert batches == [done, done + 1]
     told = capsys.readouterr().err
-    assert "autoencoder: already in" in told
     assert f"image: {done + 2} steps" in told
 
 
