@@ -17,8 +17,8 @@ DIRECTIONS = 16  # classes of the direction, of half a turn
 # Quantiles that part the other classes; of coherence and side, those of the pixels above the first strength.
 STRENGTHS, COHERENCES, SIDES = (0.5, 0.8), (0.5,), (0.1, 0.3, 0.5, 0.7, 0.9)
 NOISE = 0.01  # of pixels in [-1, 1]: the standard deviation of the noise that the ridge stands for
-# Pull towards the filters of all classes together, in summed squares of neighbourhoods, so that what little was seen of a
-# class does not overrule them. Fitted to 8 pictures instead of 64, the town gains 0.1 dB over a pull of 1.
+# Pull towards the filters of all classes together, in summed squares of neighbourhoods: what little was seen of a class
+# does not overrule them. Fitted to 8 pictures instead of 64, the town gains 0.1 dB over a pull of 1.
 RARE = 5.0
 
 
