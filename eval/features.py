@@ -66,6 +66,13 @@ def frame_features(frames: np.ndarray) -> np.ndarray:
     return np.concatenate([embed(batch).numpy() for batch in _batches(frames)])
 
 
+def change_features(frames: np.ndarray, neighbours: np.ndarray) -> np.ndarray:
+    """One clip from `frame_features` of some of its frames and of a neighbour of each, [n, 1280] both: their mean, and
+    the mean absolute change from a frame to its neighbour, [2560]. At 224x224 it sees what flickers, which TransNetV2's
+    27x48 pixels do not show."""
+    return np.concatenate([frames.mean(0), np.abs(neighbours - frames).mean(0)])
+
+
 @torch.inference_mode()
 def crop_features(frames: np.ndarray, crops: int = 2, seed: int = 0) -> np.ndarray:
     """EfficientNet-lite0 features of random 224x224 crops at the frames' own resolution.

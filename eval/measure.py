@@ -163,7 +163,10 @@ def _sampled(window: Window, count: int) -> np.ndarray:
 def _add_features(seen: Measures, window: Window, options: Options, networks: Networks) -> None:
     name, chosen = window.video.name, _sampled(window, options.frames_a_window)
     frames, times = window.frames[chosen], window.times[chosen]
-    seen.table("efficientnet_lite0").add(features.frame_features(frames), name, times)
+    looks = features.frame_features(frames)
+    beside = features.frame_features(window.frames[np.where(chosen > 0, chosen - 1, 1)])
+    seen.table("efficientnet_lite0").add(looks, name, times)
+    seen.table("efficientnet_lite0_clips").add(features.change_features(looks, beside)[None], name, times[:1])
     seen.table("transnetv2").add(features.clip_features(window.frames)[None], name, times[:1])
     if options.crops:
         # Seeded by the moment, so that the same moment is cropped alike in every set.

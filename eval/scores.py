@@ -28,6 +28,9 @@ METRICS = {
     "fd_efficientnet_lite0_crops": Metric(LOWER, 2, "Frechet distance of 224x224 crops at native resolution: is fine "
                                                     "detail real?"),
     "kd_efficientnet_lite0_crops": Metric(LOWER, 5, "Kernel distance of the same crops"),
+    "fd_efficientnet_lite0_clips": Metric(LOWER, 2, "Frechet distance of clips: mean of those frame features and their "
+                                                    "mean change from frame to frame at 224x224"),
+    "kd_efficientnet_lite0_clips": Metric(LOWER, 5, "Kernel distance of the same clips"),
     "fd_transnetv2": Metric(LOWER, 3, "Frechet distance of TransNetV2 features of clips at 27x48: coarse look and "
                                       "coarse change over time"),
     "kd_transnetv2": Metric(LOWER, 5, "Kernel distance of the same features"),
@@ -60,6 +63,8 @@ DISTANCES: dict[str, tuple[str, Distance]] = {
     "kd_efficientnet_lite0": ("efficientnet_lite0", kernel),
     "fd_efficientnet_lite0_crops": ("efficientnet_lite0_crops", frechet),
     "kd_efficientnet_lite0_crops": ("efficientnet_lite0_crops", kernel),
+    "fd_efficientnet_lite0_clips": ("efficientnet_lite0_clips", frechet),
+    "kd_efficientnet_lite0_clips": ("efficientnet_lite0_clips", kernel),
     "fd_transnetv2": ("transnetv2", frechet),
     "kd_transnetv2": ("transnetv2", kernel),
     "fid": ("inception", frechet),

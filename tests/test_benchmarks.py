@@ -149,7 +149,8 @@ def test_every_stage_of_a_cascade_gets_a_cost():
 
     pipeline = DrivingPipeline(
         autoencoder=AutoencoderConfig("patch", 4, 8, 16, 1).build().requires_grad_(False),
-        image=tiny(4, 12), keyframes=tiny(4, 12, 4 + FLAGS), interpolator=tiny(4, 12, 4 + FLAGS), upsampler=tiny(48, 25, 0),
+        image=tiny(4, 12), keyframes=tiny(4, 12, 4 + FLAGS), interpolator=tiny(4, 12, 4 + FLAGS),
+        upsampler=tiny(48, 25, 0),
         schedule=ScheduleConfig(), predict=Predict(frames=3), interpolate=Interpolate(),
         upsample=Upsample(factor=2, patch=4), low_height=32, low_width=64, key_fps=1.875, slots=3,
         config=SamplerConfig(image_steps=1, keyframe_steps=1, interpolate_steps=1, upsample_steps=1),

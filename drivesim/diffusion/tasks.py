@@ -9,6 +9,7 @@ from torch import Tensor
 
 from drivesim.clip import Layout
 from drivesim.models.conditioning import drop
+from drivesim.models.filters import EdgeFilters
 
 if TYPE_CHECKING:
     from drivesim.data.windows import Batch
@@ -168,7 +169,7 @@ class Upsample:
         low = self.shrink(high)
         level = torch.rand(len(high), generator=generator).to(high) * self.max_noise
         noise = torch.randn(low.shape, generator=generator).to(high)
-        base, planes = self.condition(low, level, noise)
+        base, planes = self.condition(low, level, noise, denoiser.filters)
         return Problem(
             self.fold(high - base) / self.residual_std,
             planes,
@@ -177,16 +178,23 @@ class Upsample:
             torch.ones(high.shape[:2], device=high.device),
         )
 
-    def condition(self, low: Tensor, level: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """low [B, T, 3, h, w], level [B], noise like low -> the enlargement [B, T, 3, H, W] of the clean low
-        resolution, and the planes of the augmented one: its pixels, their difference from their surroundings, which
+    def condition(
+        self, low: Tensor, level: Tensor, noise: Tensor, filters: EdgeFilters | None
+    ) -> tuple[Tensor, Tensor]:
+        """low [B, T, 3, h, w], level [B], noise like low -> the base [B, T, 3, H, W] of the clean low resolution,
+        and the planes of the augmented one: its pixels, their difference from their surroundings, which
         is what missing detail can be told from and would drown in the brightness otherwise, and the level."""
         augmented = (low + level.view(-1, 1, 1, 1, 1) * noise).flatten(0, 1)
         detail = (augmented - F.avg_pool2d(augmented, 5, 1, 2, count_include_pad=False)) * DETAIL_GAIN
         seen = F.pixel_unshuffle(torch.cat([augmented, detail], 1), self.patch // self.factor)
         seen = seen.unflatten(0, low.shape[:2])
         flat = (level / self.max_noise).view(-1, 1, 1, 1, 1).expand(*seen.shape[:2], 1, *seen.shape[-2:])
-        return self.enlarge(low), torch.cat([seen, flat], 2)
+        return self.base(low, filters), torch.cat([seen, flat], 2)
+
+    def base(self, low: Tensor, filters: EdgeFilters | None) -> Tensor:
+        """What the residual is added to: the enlargement, and what least-squares filters know to be missing in it."""
+        enlarged = self.enlarge(low)
+        return enlarged if filters is None else enlarged + filters(low.flatten(0, 1)).unflatten(0, low.shape[:2])
 
     def shrink(self, high: Tensor) -> Tensor:
         """Area average, [B, T, 3, H, W] -> [B, T, 3, h, w]."""

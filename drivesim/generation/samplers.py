@@ -104,7 +104,7 @@ def sample_upsampled(
         fold = task.patch // task.factor
         spare = torch.nn.functional.pixel_shuffle(noise[:, :, : 3 * fold**2].flatten(0, 1), fold)
         diffusion = Diffusion(schedule)
-        base, planes = task.condition(low, level, spare.unflatten(0, low.shape[:2]))
+        base, planes = task.condition(low, level, spare.unflatten(0, low.shape[:2]), denoiser.filters)
 
         def denoise(x: Tensor, timestep: Tensor) -> Tensor:
             return predict_velocity(denoiser, diffusion, x, timestep, planes)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from drivesim.clip import Layout
 from drivesim.models.conditioning import PLANES, POSITIONS, LayoutTokens, positions, rasterise
 from drivesim.models.cpu import speed_up
+from drivesim.models.filters import EdgeFilters
 from drivesim.models.motion import Carrier, SceneFlow
 from drivesim.models.temporal import TemporalLayers
 
@@ -29,6 +30,7 @@ class DenoiserConfig:
     head_dim: int = 32
     groups: int = 16
     context_width: int = 48  # channels of the context encoder of the temporal layers
+    filters: int = 0  # factor of the enlargement filters that an upsampler starts from; 0: none
 
     def build(self) -> "Denoiser":
         return Denoiser(self)
@@ -80,6 +82,7 @@ class Denoiser(nn.Module):
         self.config = config
         self.unet = build_unet(config).to(memory_format=torch.channels_last)
         self.tokens = LayoutTokens(config.token_dim) if config.token_dim else None
+        self.filters = EdgeFilters(config.filters) if config.filters else None
         self.temporal: TemporalLayers | None = None
         # Spread of each channel over the training data; see diffusion/precondition.py.
         self.register_buffer("latent_std", torch.ones(config.channels))

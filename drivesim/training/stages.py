@@ -28,6 +28,7 @@ VALIDATION_BATCHES = 2
 FLOW_FPS = 7.0  # frames for optical flow lie at most this far apart in a second
 FLOW_PAIRS = 400
 PATCH = (128, 256)  # full-resolution pixels the upsampler trains on (paper: patches, applied convolutionally)
+FILTER_PICTURES = 64  # of 512x1024: two million neighbourhoods, some thousands a class
 
 
 @dataclass
@@ -107,6 +108,19 @@ class Workspace:
         data, factor = self.experiment.data, self.experiment.upsample.factor
         return VideoPatches(self.store, min(PATCH[0], factor * data.height), min(PATCH[1], factor * data.width))
 
+    def pictures(self, count: int) -> Tensor:
+        """Training pictures [count, 1, 3, H, W] as large as every clip of the store and the final video are: decoding
+        a whole frame costs what a patch of it costs."""
+        data, factor = self.experiment.data, self.experiment.upsample.factor
+        height, width = self.store.index[["height", "width"]].min()
+        reader = VideoPatches(
+            self.store,
+            min(int(height) // factor, data.height) * factor,
+            min(int(width) // factor, data.width) * factor,
+        )
+        frames = WindowDataset(self.store, reader, "train", self.specs["upsample"][:1], self.seed, data.slots)
+        return torch.stack([frames[i][0][:1] for i in range(count)])
+
     def check(self, stages: list[str]) -> None:
         """raises UserError if the store does not serve one of `stages`"""
         whole = FrameCache(self.store, self.experiment.data.height, self.experiment.data.width)
@@ -174,7 +188,13 @@ def decoder(work: Workspace, stage: StageConfig) -> StageRun:
 
 def upsample(work: Workspace, stage: StageConfig) -> StageRun:
     task, config = work.experiment.upsample, work.experiment.upsampler
-    return _upsample_run(work, stage, replace(config, channels=task.channels, planes=task.planes).build(), task)
+    denoiser = replace(config, channels=task.channels, planes=task.planes, filters=task.factor).build()
+    assert denoiser.filters is not None
+    high = work.pictures(FILTER_PICTURES)
+    low = task.shrink(high)
+    missing = (full[0] - task.enlarge(small[None])[0, 0] for full, small in zip(high, low, strict=True))
+    denoiser.filters.fit(low[:, 0], missing)
+    return _upsample_run(work, stage, denoiser, task)
 
 
 def upsample_temporal(work: Workspace, stage: StageConfig) -> StageRun:
@@ -217,7 +237,7 @@ def _upsample_run(work: Workspace, stage: StageConfig, denoiser: Denoiser, task:
     if task.temporal:
         denoiser.inflate(0)
     else:
-        task = replace(task, residual_std=_residual_std(task, validation))
+        task = replace(task, residual_std=_residual_std(task, denoiser, validation))
     grid = UpsampleGrid(validation[0], work.experiment.schedule, task, work.experiment.sampler)
     return _diffusion_run(work, stage, denoiser, task, data, validation, grid)
 
@@ -238,10 +258,10 @@ def _diffusion_run(
     return StageRun(module, data, config)
 
 
-def _residual_std(task: Upsample, batches: list[Batch]) -> float:
-    """Spread of what bicubic enlargement misses."""
+def _residual_std(task: Upsample, denoiser: Denoiser, batches: list[Batch]) -> float:
+    """Spread of what the base misses."""
     high = torch.cat([batch.x for batch in batches])
-    return float((high - task.enlarge(task.shrink(high))).std().clamp_min(1e-3))
+    return float((high - task.base(task.shrink(high), denoiser.filters)).std().clamp_min(1e-3))
 
 
 def load_autoencoder(bundle: Bundle, decoder: bool = False) -> Autoencoder:

@@ -111,3 +111,11 @@ def test_a_file_that_is_no_network_is_named(tmp_path):
     (tmp_path / "weights.pt").write_bytes(b"no zip")
     with pytest.raises(UserError, match="not a TorchScript file"):
         features.load_torchscript(tmp_path / "weights.pt", "fid_inception")
+
+
+def test_a_clip_is_the_mean_of_its_frames_and_their_mean_change():
+    frames, neighbours = np.random.default_rng(0).normal(size=(2, 5, 1280)).astype(np.float32)
+    clip = features.change_features(frames, neighbours)
+    assert np.allclose(clip[:1280], frames.mean(0))
+    assert np.allclose(clip[1280:], np.abs(frames - neighbours).mean(0))
+    assert not features.change_features(frames, frames)[1280:].any()
