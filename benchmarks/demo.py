@@ -33,7 +33,7 @@ class DemoConfig:
 
 HALF_HOUR, SETUP, MOST, LEAST = 29.0, 3.0, 14.0, 5.0  # minutes
 WINDOW_SECONDS = 3.87  # 29 frames at 7.5 a second
-JUDGING = 1.9  # video and report take about this many times as long as the data, on whatever machine
+JUDGING = 2.8  # video and report take about this many times as long as the data, on whatever machine
 
 
 def main(argv: Sequence[str]) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from drivesim.diffusion.schedule import ScheduleConfig
-from drivesim.diffusion.tasks import Interpolate, Predict, Upsample
+from drivesim.diffusion.tasks import FLAGS, Interpolate, Predict, Upsample
 from drivesim.generation.pipeline import DrivingPipeline
 from drivesim.generation.samplers import SamplerConfig
 from drivesim.generation.writer import VideoWriter
@@ -48,8 +48,8 @@ def tiny_pipeline() -> DrivingPipeline:
     upsample = Upsample(factor=2, patch=4)
     return DrivingPipeline(
         autoencoder=AutoencoderConfig("patch", 4, 8, 16, 1).build().eval().requires_grad_(False),
-        image=network(4, PLANES + POSITIONS), keyframes=network(4, PLANES + POSITIONS, 6),
-        interpolator=network(4, PLANES + POSITIONS, 6),
+        image=network(4, PLANES + POSITIONS), keyframes=network(4, PLANES + POSITIONS, 4 + FLAGS),
+        interpolator=network(4, PLANES + POSITIONS, 4 + FLAGS),
         upsampler=network(upsample.channels, upsample.planes, 0),
         schedule=ScheduleConfig(), predict=Predict(frames=3), interpolate=Interpolate(), upsample=upsample,
         low_height=32, low_width=64, key_fps=1.875, slots=3,
