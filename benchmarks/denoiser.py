@@ -96,7 +96,7 @@ def run(options: DenoiserBenchmark) -> dict[str, Any]:
     threads = options.threads or probe().threads
     torch.set_num_threads(threads)
     torch.manual_seed(options.seed)
-    model = options.config.denoiser
+    model = replace(options.config.denoiser, prior=0)  # the network by itself, as the peers are
     inputs = Inputs.random(options.batch, options.frames, model.channels, options.height, options.width, options.seed)
     networks = contenders(model, inputs)
     choices = {"fp32": [False], "bf16": [True], "auto": [probe().bf16, not probe().bf16]}[options.dtype]

@@ -137,6 +137,16 @@ def test_labels_override_the_layout_and_work_without_one(pipeline):
     assert third is None
 
 
+def test_speed_and_turn_say_how_the_car_drives_whatever_the_layout_says(pipeline):
+    generate("seconds=1", "speed=5", "turn=90", "out=a.mp4")
+    generate("seconds=1", "layout=layout.json", "speed=0", "out=b.mp4")
+    turning, standing = (call["layout"] for call in pipeline.calls)
+    assert torch.allclose(turning.travel.diff(), torch.tensor(5 / 16))  # at 16 frames a second
+    assert torch.allclose(turning.heading.diff(), torch.tensor(torch.pi / 2 / 16))
+    assert (standing.travel == 0).all()
+    assert standing.known.all()
+
+
 def test_without_an_upsampler_the_video_has_the_working_size(pipeline):
     assert generate("seconds=1", "upsampler=none") == 0
     with av.open("generated.mp4") as video:
@@ -188,6 +198,8 @@ MISTAKES = {
     "wrong type": (["seed=x"], "seed: found 'x', expected a whole number"),
     "negative seed": (["seed=-1"], "seed=-1"),
     "night of 2": (["night=2"], "night=2, expected 0 to 1"),
+    "backwards": (["speed=-3"], "speed=-3, expected 0 to 60"),
+    "spinning": (["turn=400"], "turn=400, expected -90 to 90"),
     "no steps": (["upsample_steps=0"], "upsample_steps=0, expected 1 to"),
     "unknown upsampler": (["upsampler=magic"], "upsampler=magic, expected one of diffusion, bicubic, none"),
     "unknown sampler": (["sampler=magic"], "sampler=magic, expected one of"),

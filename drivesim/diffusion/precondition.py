@@ -1,11 +1,13 @@
-"""Preconditioning per latent channel (after Karras et al. 2022, section 5, for velocity and a spread of each channel).
+"""Preconditioning by the best linear guess (after Karras et al. 2022, section 5, for velocity and structured latents).
 
 Latents that are principal components differ tenfold in spread. For a channel of standard deviation s, the best linear
 guess of the latents from noisy z = alpha·x + sigma·eps is mu = alpha·s²/n²·z with n² = alpha²·s² + sigma², and what it
 leaves open has standard deviation sigma·s/n. The network sees z/n and predicts that rest at unit size, so it never
 spends capacity on what is known in closed form. Where every s is 1 this is the plain velocity prediction of the paper.
+A denoiser with a prior (models/prior.py) guesses from the whole picture instead, and the network is told the guess.
 """
 
+import torch
 from torch import Tensor
 
 from drivesim.diffusion.schedule import Diffusion
@@ -29,9 +31,14 @@ def predict_velocity(
     alpha, sigma = diffusion.coefficients(timestep, z)
     spread = denoiser.latent_std.to(z)[:, None, None]
     norm = (alpha**2 * spread**2 + sigma**2).sqrt()
+    if denoiser.prior is None:
+        guess, left = alpha * spread**2 / norm**2 * z, sigma * spread / norm
+    else:
+        guess, left = denoiser.prior.posterior(z, planes, alpha, sigma)
+        planes = torch.cat([planes, (guess / spread).to(planes)], 2)
     hint = None
     if context is not None:  # the rest that would be predicted if the unknown frames were the carried ones
-        rest = (alpha * spread**2 / norm**2 * z - context.held) * norm / (sigma * spread)
-        hint = rest.clamp(-HINT_LIMIT, HINT_LIMIT) * context.given.to(z)[:, None, None, None, None]
+        hint = ((guess - context.held) / left).clamp(-HINT_LIMIT, HINT_LIMIT)
+        hint = hint * context.given.to(z)[:, None, None, None, None]
     rest = denoiser(z / norm, timestep, planes, tokens, context, hint).float()
-    return alpha * sigma * (1 - spread**2) / norm**2 * z + spread / norm * rest
+    return (alpha * z - guess + left * rest) / sigma

@@ -43,6 +43,13 @@ def rasterise(layout: Layout, height: int, width: int) -> Tensor:
     return torch.stack([*drawn, *(value[..., None, None] * ones for value in flat)], -3)
 
 
+def label_features(planes: Tensor) -> Tensor:
+    """What the planes [B, T, P, h, w] of a layout say of the whole picture, for a mean that is linear in it: 1; night,
+    its square, whether it is known; crowdedness, whether it is known. [B, T, 6]"""
+    night, night_known, crowd, crowd_known = planes[:, :, PLANES - 4 : PLANES, 0, 0].unbind(-1)
+    return torch.stack([torch.ones_like(night), night, night**2, night_known, crowd, crowd_known], -1)
+
+
 def positions(height: int, width: int) -> Tensor:
     """Where a cell lies: y, x, y², x² of its middle, each axis from -1 to 1, [POSITIONS, height, width].
 

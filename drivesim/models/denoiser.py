@@ -11,6 +11,7 @@ from drivesim.models.conditioning import PLANES, POSITIONS, LayoutTokens, positi
 from drivesim.models.cpu import speed_up
 from drivesim.models.filters import EdgeFilters
 from drivesim.models.motion import Carrier, SceneFlow
+from drivesim.models.prior import GaussianPrior
 from drivesim.models.temporal import TemporalLayers
 
 
@@ -30,6 +31,8 @@ class DenoiserConfig:
     head_dim: int = 32
     groups: int = 16
     context_width: int = 48  # channels of the context encoder of the temporal layers
+    prior: int = 0  # components of the closed-form prior that the network corrects; 0: none, the paper's
+    prior_size: list[int] = field(default_factory=lambda: [0, 0])  # height and width of the latents; set by the stage
     filters: int = 0  # factor of the enlargement filters that an upsampler starts from; 0: none
 
     def build(self) -> "Denoiser":
@@ -42,7 +45,7 @@ def build_unet(config: DenoiserConfig) -> UNet2DConditionModel:
         raise ValueError("attention levels need token_dim > 0")
     levels = len(config.block_out_channels)
     unet = UNet2DConditionModel(
-        in_channels=config.channels + config.planes,
+        in_channels=config.channels + config.planes + (config.channels if config.prior else 0),
         out_channels=config.channels,
         block_out_channels=tuple(config.block_out_channels),
         layers_per_block=tuple(config.layers_per_block),
@@ -86,6 +89,10 @@ class Denoiser(nn.Module):
         self.temporal: TemporalLayers | None = None
         # Spread of each channel over the training data; see diffusion/precondition.py.
         self.register_buffer("latent_std", torch.ones(config.channels))
+        self.prior: GaussianPrior | None = None
+        if config.prior:
+            height, width = config.prior_size
+            self.prior = GaussianPrior(config.channels, height, width, config.prior)
         self._carrier: list[Carrier] = []  # in a list, so that the autoencoder is no part of this network
 
     def inflate(self, context_channels: int) -> "Denoiser":
@@ -143,7 +150,7 @@ class Denoiser(nn.Module):
 
         x         [B, T, C, h, w]
         timestep  [B] in 0..999
-        planes    [B, T, P, h, w] laid beside the latents
+        planes    [B, T, P, h, w] laid beside the latents; P is config.planes, and config.channels more with a prior
         tokens    [B, T, N, D] for cross-attention, or None
         context   from `encode_context`, or None
         hint      [B, T, C, h, w] what the answer would be if unknown frames were the carried ones, or None

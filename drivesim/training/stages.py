@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from drivesim.bundle import Bundle, to_dict
+from drivesim.clip import Layout
 from drivesim.data.cache import FrameCache, LatentCache
 from drivesim.data.store import ClipStore
 from drivesim.data.windows import Batch, Reader, VideoPatches, WindowDataset, WindowModule, WindowSpec, collate
@@ -17,6 +18,7 @@ from drivesim.diffusion.tasks import Frames, Interpolate, Predict, Task, Upsampl
 from drivesim.errors import UserError
 from drivesim.machine import probe
 from drivesim.models.autoencoder import Autoencoder, AutoencoderConfig, PatchAutoencoder
+from drivesim.models.conditioning import label_features, rasterise
 from drivesim.models.denoiser import Denoiser, DenoiserConfig
 from drivesim.models.motion import measured_flow
 from drivesim.training.experiment import ExperimentConfig, StageConfig
@@ -27,6 +29,7 @@ from drivesim.training.pixels import AutoencoderTraining
 VALIDATION_BATCHES = 2
 FLOW_FPS = 7.0  # frames for optical flow lie at most this far apart in a second
 FLOW_PAIRS = 400
+PRIOR_FRAMES = 2000  # for the closed-form prior: seconds of one core
 PATCH = (128, 256)  # full-resolution pixels the upsampler trains on (paper: patches, applied convolutionally)
 FILTER_PICTURES = 64  # of 512x1024: two million neighbourhoods, some thousands a class
 
@@ -70,6 +73,19 @@ class Workspace:
         clips = self.store.clips("train")
         picked = torch.cat([self.latents.read(clip)[::8].float() for clip in clips[:: max(len(clips) // 100, 1)]])
         return picked.std((0, 2, 3)).clamp_min(1e-3)
+
+    def fit_prior(self, denoiser: Denoiser) -> None:
+        """What frames look like, from training frames half a second apart."""
+        assert denoiser.prior is not None
+        latents, layouts = [], []
+        for clip in self.store.clips("train"):
+            apart = max(round(float(self.store.index.loc[clip].fps) / 2), 1)
+            latents.append(self.latents.read(clip)[::apart])
+            layouts.append(self.store.layout(clip)[torch.arange(0, int(self.store.index.loc[clip].frames), apart)])
+        x, layout = torch.cat(latents), Layout.cat(layouts)
+        picked = torch.linspace(0, len(x) - 1, min(len(x), PRIOR_FRAMES)).long()
+        planes = rasterise(layout[picked], 1, 1)[None]
+        denoiser.prior.fit(x[picked].float(), label_features(planes)[0])
 
     def fit_flow(self, denoiser: Denoiser) -> None:
         """How the picture moves with the car, from pairs of training frames; zero where no clip is fast enough."""
@@ -167,8 +183,12 @@ def autoencoder(work: Workspace, stage: StageConfig) -> StageRun:
 
 
 def image(work: Workspace, stage: StageConfig) -> StageRun:
-    denoiser = work.experiment.denoiser.build()
+    data, factor = work.experiment.data, work.autoencoder.config.factor
+    size = [data.height // factor, data.width // factor]
+    denoiser = replace(work.experiment.denoiser, prior_size=size).build()
     denoiser.latent_std.copy_(work.latent_std())
+    if denoiser.prior is not None:
+        work.fit_prior(denoiser)
     return _latent_run(work, stage, denoiser, work.experiment.image, work.specs["image"])
 
 

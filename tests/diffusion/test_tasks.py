@@ -112,6 +112,7 @@ class Spy(torch.nn.Module):
     def __init__(self, answer: torch.Tensor) -> None:
         super().__init__()
         self.answer = answer
+        self.prior = None
         self.latent_std = torch.ones(answer.shape[2])  # preconditioning then leaves the answer as it is
 
     def encode_context(self, context: torch.Tensor) -> None:
@@ -195,7 +196,7 @@ def test_weighting_by_latents_is_the_squared_error_of_the_latents():
     seen = {}
 
     class Zero:
-        latent_std = torch.ones(4)
+        latent_std, prior = torch.ones(4), None
 
         def __call__(self, z, timestep, *rest):
             seen.update(z=z, timestep=timestep)

@@ -1,0 +1,79 @@
+"""What a frame looks like before anything is learned: a Gaussian over the latents of a camera that looks ahead.
+
+Mean, principal components and what they leave of training frames give the best linear denoiser in closed form, within
+seconds. On held-out frames of the procedural town its error equals that of an image network after five minutes on two
+CPU cores, so the network starts where those minutes would end, and learns what is not linear.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from drivesim.models.conditioning import label_features
+
+RIDGE = 1e-4  # of the number of frames; decides only where a label never varies
+FEATURES = 6
+
+
+class GaussianPrior(nn.Module):
+    """Latents x = mean(labels) + components · N(0, variances) + N(0, rest), each frame by itself.
+
+    mean        [FEATURES, C, h, w], linear in `conditioning.label_features`
+    components  [C·h·w, K] orthonormal, variances [K], rest [C, h, w]
+    """
+
+    mean: Tensor
+    components: Tensor
+    variances: Tensor
+    rest: Tensor
+
+    def __init__(self, channels: int, height: int, width: int, components: int) -> None:
+        super().__init__()
+        shape = (channels, height, width)
+        self.register_buffer("mean", torch.zeros(FEATURES, *shape))
+        self.register_buffer("components", torch.zeros(channels * height * width, components))
+        self.register_buffer("variances", torch.zeros(components))
+        self.register_buffer("rest", torch.ones(shape))
+
+    @torch.no_grad()
+    def fit(self, latents: Tensor, features: Tensor) -> "GaussianPrior":
+        """latents [n, C, h, w] of training frames, features [n, FEATURES] of their labels.
+
+        Labels are also forgotten, each by itself and both, so that the mean without them is the mean over them.
+        """
+        x, count = latents.double().flatten(1), len(latents)
+        forgotten = torch.tensor([[1, a, a, a, b, b] for a in (0, 1) for b in (0, 1)], dtype=x.dtype)
+        told = (features.double() * forgotten[:, None]).flatten(0, 1)
+        gram = told.T @ told + RIDGE * count * torch.eye(FEATURES, dtype=x.dtype)
+        self.mean.copy_(torch.linalg.solve(gram, told.T @ x.repeat(4, 1)).view_as(self.mean))
+
+        x = x - x.mean(0)
+        kept = min(self.components.shape[1], count - 1)
+        values, vectors = torch.linalg.eigh(x @ x.T)  # of the frames, which are fewer than the numbers in one
+        values, vectors = values[-kept:].clamp_min(1e-9), vectors[:, -kept:]
+        basis = x.T @ vectors / values.sqrt()
+        self.components[:, :kept], self.variances[:kept] = basis.float(), (values / count).float()
+        self.rest.copy_((x - (x @ basis) @ basis.T).square().mean(0).view_as(self.rest).clamp_min(1e-6))
+        return self
+
+    def posterior(self, z: Tensor, planes: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of x [B, T, C, h, w] given z = alpha·x + sigma·noise and the layout's planes.
+
+        alpha, sigma  [B, 1, 1, 1, 1]. What the components leave counts as noise of its mean size when their weights
+        are estimated: exact where it is the same everywhere, and a K x K system a frame cheaper.
+        """
+        with torch.autocast(z.device.type, enabled=False):
+            z, a, s = z.float(), alpha.flatten(1)[..., None], sigma.flatten(1)[..., None]
+            mean = torch.einsum("btf,fchw->btchw", label_features(planes), self.mean)
+            off = (z - alpha * mean).flatten(2)
+            spread = self.components.square()
+            noise = s**2 + a**2 * (self.rest.flatten() @ spread)
+            total = (a**2 * self.variances + noise).clamp_min(1e-12)  # both may be nought: no noise, no such component
+            weights = a * self.variances / total * (off @ self.components)
+            linear = F.linear(weights, self.components)
+            rest = self.rest.flatten()
+            seen = a**2 * rest + s**2
+            guess = mean + (linear + a * rest / seen * (off - a * linear)).view_as(z)
+            # of the weights, of which what the rest takes up again is no loss, and of the rest
+            variance = (s**2 / seen) ** 2 * F.linear(self.variances * noise / total, spread) + rest * s**2 / seen
+            return guess, variance.clamp_min(1e-8).sqrt().view(len(z), 1, *self.rest.shape)
