@@ -37,7 +37,7 @@ class GaussianPrior(nn.Module):
 
     @torch.no_grad()
     def fit(self, latents: Tensor, features: Tensor) -> "GaussianPrior":
-        """latents [n, C, h, w] of training frames, features [n, FEATURES] of their labels.
+        """latents [n, C, h, w] of training frames, clip after clip, features [n, FEATURES] of their labels.
 
         Labels are also forgotten, each by itself and both, so that the mean without them is the mean over them.
         """
@@ -48,12 +48,13 @@ class GaussianPrior(nn.Module):
         self.mean.copy_(torch.linalg.solve(gram, told.T @ x.repeat(4, 1)).view_as(self.mean))
 
         x = x - x.mean(0)
-        kept = min(self.components.shape[1], count - 1)
-        values, vectors = torch.linalg.eigh(x @ x.T)  # of the frames, which are fewer than the numbers in one
-        values, vectors = values[-kept:].clamp_min(1e-9), vectors[:, -kept:]
-        basis = x.T @ vectors / values.sqrt()
-        self.components[:, :kept], self.variances[:kept] = basis.float(), (values / count).float()
-        self.rest.copy_((x - (x @ basis) @ basis.T).square().mean(0).view_as(self.rest).clamp_min(1e-6))
+        basis, variances = principal(x, self.components.shape[1])
+        self.components[:, : len(variances)], self.variances[: len(variances)] = basis.float(), variances.float()
+        # What components leave of the frames they come from is too little for others: each half judges the other's.
+        halves = x.tensor_split(2)
+        kept = [principal(half, len(variances))[0] for half in halves]
+        left = torch.cat([half - (half @ b) @ b.T for half, b in zip(halves, kept[::-1], strict=True)])
+        self.rest.copy_(left.square().mean(0).view_as(self.rest).clamp_min(1e-6))
         return self
 
     def posterior(self, z: Tensor, planes: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
@@ -77,3 +78,12 @@ class GaussianPrior(nn.Module):
             # of the weights, of which what the rest takes up again is no loss, and of the rest
             variance = (s**2 / seen) ** 2 * F.linear(self.variances * noise / total, spread) + rest * s**2 / seen
             return guess, variance.clamp_min(1e-8).sqrt().view(len(z), 1, *self.rest.shape)
+
+
+def principal(x: Tensor, most: int) -> tuple[Tensor, Tensor]:
+    """Principal components of rows [n, d] of mean 0: [d, k] orthonormal and their variances [k], the largest last; k is
+    `most`, or a quarter of the rows if these are few, since components of few rows are those of no others."""
+    kept = max(min(most, len(x) // 4), 1)
+    values, vectors = torch.linalg.eigh(x @ x.T)  # of the rows, which are fewer than the numbers in one
+    values, vectors = values[-kept:].clamp_min(1e-9), vectors[:, -kept:]
+    return x.T @ vectors / values.sqrt(), values / len(x)

@@ -8,6 +8,7 @@ import av
 import pytest
 import torch
 
+from benchmarks import closed_forms
 from drivesim import cli
 from drivesim.bundle import Bundle, sha256
 from drivesim.errors import UserError
@@ -126,3 +127,14 @@ def test_settings_that_make_no_sense_together_are_refused(copy):
     change(copy, "model_index.json", lambda index: index["data"].update(height=34))
     with pytest.raises(UserError, match="34x64 is no multiple of the autoencoder's factor of 8"):
         DrivingPipeline.from_pretrained(copy.root)
+
+
+def test_closed_forms_are_compared_with_what_was_trained(pipeline, small_store):
+    errors = dict(closed_forms.denoising(pipeline, small_store, seed=0))
+    spread, *gaussians, network = errors.values()
+    assert len(gaussians) == 3
+    assert max(gaussians) < spread
+    assert 0 < network < float("inf")
+    rows = list(closed_forms.driving(pipeline, small_store))
+    assert [round(seconds, 2) for seconds, *_ in rows] == [0.13, 0.53, 1.07]  # the longest clip holds 1.5 s
+    assert all(still > 0 and driven > 0 for _, still, driven in rows)
