@@ -95,7 +95,7 @@ def denoising(pipeline: DrivingPipeline, store: ClipStore, seed: int) -> Iterato
     yield "spread of each channel", error(alpha * spread**2 / (alpha**2 * spread**2 + sigma**2) * z)
     for components in COMPONENTS:
         prior = GaussianPrior(x.shape[2], x.shape[3], x.shape[4], components).fit(known.x[picked], features)
-        guess = prior.posterior(z, held_out.labels, alpha, sigma)[0]
+        guess = prior.posterior(z, held_out.labels, alpha, sigma)
         yield f"Gaussian of frames, {components} components", error(guess)
     yield "image network of the bundle", error(_by_network(pipeline, diffusion, held_out.layout, z, timestep))
 

@@ -4,7 +4,9 @@ Latents that are principal components differ tenfold in spread. For a channel of
 guess of the latents from noisy z = alpha·x + sigma·eps is mu = alpha·s²/n²·z with n² = alpha²·s² + sigma², and what it
 leaves open has standard deviation sigma·s/n. The network sees z/n and predicts that rest at unit size, so it never
 spends capacity on what is known in closed form. Where every s is 1 this is the plain velocity prediction of the paper.
-A denoiser with a prior (models/prior.py) guesses from the whole picture instead, and the network is told the guess.
+A denoiser with a prior (models/prior.py) is also told what the rest would be if the prior's guess, from the whole
+picture, were the truth. It might predict what the prior leaves open instead, but then hardly anything is left that a network of
+minutes finds: it learned to say nothing.
 """
 
 import torch
@@ -13,9 +15,7 @@ from torch import Tensor
 from drivesim.diffusion.schedule import Diffusion
 from drivesim.models.denoiser import Context, Denoiser
 
-HINT_LIMIT = (
-    3.0  # in standard deviations; nearly without noise a carried frame that is wrong is wrong by any number of them
-)
+HINT_LIMIT = 3.0  # in standard deviations; nearly without noise what is told wrong is wrong by any number of them
 
 
 def predict_velocity(
@@ -31,11 +31,10 @@ def predict_velocity(
     alpha, sigma = diffusion.coefficients(timestep, z)
     spread = denoiser.latent_std.to(z)[:, None, None]
     norm = (alpha**2 * spread**2 + sigma**2).sqrt()
-    if denoiser.prior is None:
-        guess, left = alpha * spread**2 / norm**2 * z, sigma * spread / norm
-    else:
-        guess, left = denoiser.prior.posterior(z, planes, alpha, sigma)
-        planes = torch.cat([planes, (guess / spread).to(planes)], 2)
+    guess, left = alpha * spread**2 / norm**2 * z, sigma * spread / norm
+    if denoiser.prior is not None:
+        told = denoiser.prior.posterior(z, planes, alpha, sigma)
+        planes = torch.cat([planes, ((guess - told) / left).clamp(-HINT_LIMIT, HINT_LIMIT).to(planes)], 2)
     hint = None
     if context is not None:  # the rest that would be predicted if the unknown frames were the carried ones
         hint = ((guess - context.held) / left).clamp(-HINT_LIMIT, HINT_LIMIT)

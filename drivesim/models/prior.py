@@ -57,8 +57,8 @@ class GaussianPrior(nn.Module):
         self.rest.copy_(left.square().mean(0).view_as(self.rest).clamp_min(1e-6))
         return self
 
-    def posterior(self, z: Tensor, planes: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of x [B, T, C, h, w] given z = alpha·x + sigma·noise and the layout's planes.
+    def posterior(self, z: Tensor, planes: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """Mean of x [B, T, C, h, w] given z = alpha·x + sigma·noise and the layout's planes.
 
         alpha, sigma  [B, 1, 1, 1, 1]. What the components leave counts as noise of its mean size when their weights
         are estimated: exact where it is the same everywhere, and a K x K system a frame cheaper.
@@ -67,17 +67,11 @@ class GaussianPrior(nn.Module):
             z, a, s = z.float(), alpha.flatten(1)[..., None], sigma.flatten(1)[..., None]
             mean = torch.einsum("btf,fchw->btchw", label_features(planes), self.mean)
             off = (z - alpha * mean).flatten(2)
-            spread = self.components.square()
-            noise = s**2 + a**2 * (self.rest.flatten() @ spread)
-            total = (a**2 * self.variances + noise).clamp_min(1e-12)  # both may be nought: no noise, no such component
-            weights = a * self.variances / total * (off @ self.components)
-            linear = F.linear(weights, self.components)
             rest = self.rest.flatten()
-            seen = a**2 * rest + s**2
-            guess = mean + (linear + a * rest / seen * (off - a * linear)).view_as(z)
-            # of the weights, of which what the rest takes up again is no loss, and of the rest
-            variance = (s**2 / seen) ** 2 * F.linear(self.variances * noise / total, spread) + rest * s**2 / seen
-            return guess, variance.clamp_min(1e-8).sqrt().view(len(z), 1, *self.rest.shape)
+            noise = s**2 + a**2 * (rest @ self.components.square())
+            total = (a**2 * self.variances + noise).clamp_min(1e-12)  # both may be nought: no noise, no such component
+            linear = F.linear(a * self.variances / total * (off @ self.components), self.components)
+            return mean + (linear + a * rest / (a**2 * rest + s**2) * (off - a * linear)).view_as(z)
 
 
 def principal(x: Tensor, most: int) -> tuple[Tensor, Tensor]:
