@@ -47,7 +47,7 @@ def write_clip(root: Path, clip: RawClip, split: str) -> dict[str, Any]:
     video = root / "clips" / f"{clip.name}.mp4"
     with atomic_path(video) as temporary:
         height, width = _encode(temporary, rows.collect(clip.frames), rate, clip.name)
-    index = rows.index(clip, split) | {"height": height, "width": width, "sha256": _sha256(video)}
+    index = rows.index(clip, split) | {"height": height, "width": width, "sha256": sha256(video)}
     _write_table(root / "parts" / f"{clip.name}.boxes.parquet", pa.Table.from_pylist(rows.boxes, BOXES))
     _write_table(root / "parts" / f"{clip.name}.frames.parquet", pa.Table.from_pylist(rows.frames, FRAMES))
     _write_table(finished, pa.Table.from_pylist([index], INDEX))
@@ -181,7 +181,8 @@ def _write_table(path: Path, table: pa.Table) -> None:
         pq.write_table(table, temporary, compression="zstd")
 
 
-def _sha256(path: Path) -> str:
+def sha256(path: Path) -> str:
+    """The hash of a file's bytes as hexadecimal digits, whatever its size."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(1 << 20):

@@ -79,7 +79,7 @@ def _verbatim(word: str, schema: type, command: str) -> str:
     hint = _type_of(schema, key)
     optional = type(None) in get_args(hint)
     scalar = bool({hint, *get_args(hint)} & {str, int, float, bool}) and get_origin(hint) not in (list, dict)
-    quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
+    quoted = re.fullmatch(r"""(['"])(\\.|(?!\1).)*\1""", value, re.DOTALL)  # as a whole, unlike 'a' == b or c == 'd'
     if (optional and value == "null") or quoted or not (scalar or _unreadable(word)):
         return word
     # Hydra's quoted strings treat a backslash as an escape only before a quote or at the end; OmegaConf then reads ${.

@@ -34,6 +34,23 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def check_output(path: Path | str, suffix: str, overwrite: bool) -> Path:
+    """Return `path`, where a file can be written; checked before the work begins.
+
+    raises  UserError for another suffix, a folder, an existing file without `overwrite`, or no place to write to
+    """
+    path = Path(path)
+    if path.suffix.lower() != suffix:
+        raise UserError(f"out={path}, expected a name that ends in {suffix}")
+    if path.is_dir():
+        raise UserError(f"out={path} is a folder; give the name of a file in it")
+    refuse_existing(path, overwrite)
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        raise UserError(f"out={path}: {folder} is no folder that may be written to; choose another place")
+    return path
+
+
 def refuse_existing(path: Path | str, overwrite: bool) -> Path:
     """Return `path`; raise UserError if something is there and `overwrite` was not given."""
     path = Path(path)

@@ -74,7 +74,7 @@ PATHS = [
     "$HOME/${x}.png",
     "~/a:b#c%d",
 ]
-PATHS += ["ü/ñ.png", "12", "true", "null", "C:\\data\\", "\\'", "", "\\${x}", "-1", "a//b"]
+PATHS += ["'a' == b or c == 'd'", "ü/ñ.png", "12", "true", "null", "C:\\data\\", "\\'", "", "\\${x}", "-1", "a//b"]
 
 
 @pytest.mark.parametrize("path", PATHS)

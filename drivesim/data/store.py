@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import torch
 from scipy.spatial.transform import Rotation
 
@@ -48,15 +49,27 @@ class ClipStore:
     @cached_property
     def index(self) -> pd.DataFrame:
         """One row a clip, indexed by clip name."""
-        return pd.read_parquet(self.root / "index.parquet").set_index("clip")
+        return self.table("index").set_index("clip")
 
     @cached_property
     def _frames(self) -> dict[str, pd.DataFrame]:
-        return dict(iter(pd.read_parquet(self.root / "frames.parquet").groupby("clip", sort=False)))
+        return dict(iter(self.table("frames").groupby("clip", sort=False)))
 
     @cached_property
     def _boxes(self) -> dict[str, pd.DataFrame]:
-        return dict(iter(pd.read_parquet(self.root / "boxes.parquet").groupby("clip", sort=False)))
+        return dict(iter(self.table("boxes").groupby("clip", sort=False)))
+
+    def table(self, name: str) -> pd.DataFrame:
+        """All rows of one of TABLES. raises UserError if the file is missing or damaged, or lacks columns"""
+        path = self.root / f"{name}.parquet"
+        try:
+            table = pd.read_parquet(path)
+        except (OSError, pa.ArrowException) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"{path} is not readable ({reason}); prepare the store again") from error
+        if missing := [column for column in TABLES[name].names if column not in table]:
+            raise UserError(f"{path} lacks {', '.join(missing)}; prepare the store again")
+        return table
 
     def clips(self, split: str | None = None) -> list[str]:
         """Names of the clips of a split, or of all."""

@@ -192,6 +192,11 @@ def read_window(path: Path | str, start: int, count: int, stride: int = 1) -> np
     return np.stack([found[row] for row in range(count)])
 
 
+def count_frames(path: Path | str) -> int:
+    """Frames that are in the file, counted without decoding. raises UserError if it is missing or no video"""
+    return len(_timetable(str(path), os.stat(path).st_mtime_ns if Path(path).exists() else 0)[0])
+
+
 @lru_cache(maxsize=4096)
 def _timetable(path: str, changed_ns: int) -> tuple[np.ndarray, np.ndarray]:
     """For each frame in display order its time, and the time of the key frame to decode from [n], stream ticks.

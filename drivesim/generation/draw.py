@@ -18,11 +18,12 @@ CAPITAL_PX, GLYPH_PX = 21, 28  # height of FONT at scale 1, without and with wha
 GAP_PX = 4
 
 
-def draw_layout(frame: np.ndarray, layout: Layout) -> np.ndarray:
+def draw_layout(frame: np.ndarray, layout: Layout, note: str = "") -> np.ndarray:
     """A copy of `frame` with its boxes in class colours, named by class and track, and a line of labels on top.
 
     frame   [H, W, 3] uint8 RGB
     layout  of this frame: no leading dimensions
+    note    more words for the line of labels
     """
     picture = np.ascontiguousarray(frame).copy()
     height, width = picture.shape[:2]
@@ -33,7 +34,7 @@ def draw_layout(frame: np.ndarray, layout: Layout) -> np.ndarray:
         x1, y1, x2, y2 = (box.numpy() * (width - 1, height - 1, width - 1, height - 1)).round().astype(int).tolist()
         cv2.rectangle(picture, (x1, y1), (x2, y2), COLOURS[kind], line)
         _label(picture, f"{CLASSES[kind]} {track}", x1, y1, COLOURS[kind])
-    if caption := describe(layout):
+    if caption := ", ".join(filter(None, [describe(layout), note])):
         _label(picture, caption, 0, 0, PAPER)
     return picture
 

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import resource
 import sys
 import time
@@ -22,7 +21,7 @@ from drivesim.bundle import Bundle
 from drivesim.clip import SPEED_MPS, Layout
 from drivesim.config import option, parse
 from drivesim.errors import UserError
-from drivesim.files import atomic_path, refuse_existing
+from drivesim.files import atomic_path, check_output, refuse_existing
 from drivesim.generation.draw import contact_sheet, draw_layout, save_png
 from drivesim.generation.layout_file import TimedLayout, read_layout
 from drivesim.generation.start import load_start, read_start
@@ -166,16 +165,9 @@ def _range(name: str, value: float | None, low: float, high: float, above: bool 
 
 
 def _check_out(config: GenerateConfig) -> None:
-    out = Path(config.out)
-    if out.suffix.lower() != ".mp4":
-        raise UserError(f"out={out}, expected a name that ends in .mp4")
-    if out.is_dir():
-        raise UserError(f"out={out} is a folder; give the name of a file in it")
-    for path in (out, beside(out, ".json"), *([beside(out, ".png")] if config.contact_sheet else [])):
+    out = check_output(config.out, ".mp4", config.overwrite)
+    for path in (beside(out, ".json"), *([beside(out, ".png")] if config.contact_sheet else [])):
         refuse_existing(path, config.overwrite)
-    folder = next(parent for parent in out.absolute().parents if parent.exists())
-    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-        raise UserError(f"out={out}: {folder} is no folder that may be written to; choose another place")
 
 
 def _layout(config: GenerateConfig, timed: TimedLayout | None, pipeline: "DrivingPipeline") -> Layout | None:

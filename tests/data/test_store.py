@@ -125,3 +125,16 @@ def test_an_unreadable_marker_is_named(store):
     (store.root / "store.json").write_text("{")
     with pytest.raises(UserError, match=r"store\.json is not readable"):
         ClipStore(store.root)
+
+
+def test_a_table_that_is_missing_damaged_or_lacks_a_column_is_named(store):
+    path = store.root / "boxes.parquet"
+    pd.read_parquet(path).drop(columns="yaw").to_parquet(path)
+    with pytest.raises(UserError, match=r"boxes.parquet lacks yaw; prepare the store again"):
+        store.table("boxes")
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(UserError, match=r"boxes.parquet is not readable .*; prepare the store again"):
+        store.layout("b_boxes")
+    path.unlink()
+    with pytest.raises(UserError, match=r"boxes.parquet is not readable"):
+        store.table("boxes")

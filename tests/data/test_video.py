@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from drivesim.data.video import fit, iterate, probe, read_window
+from drivesim.data.video import count_frames, fit, iterate, probe, read_window
 from drivesim.errors import UserError
 
 TICKS = 600  # a second, in the videos made here
@@ -99,6 +99,15 @@ def test_a_window_equals_the_same_frames_of_a_full_decode(panned, stride):
     for start in range(0, 60 - 4 * stride):
         window = read_window(panned, start, 5, stride)
         np.testing.assert_array_equal(window, frames[start : start + 4 * stride + 1 : stride])
+
+
+def test_frames_are_counted_without_decoding_also_of_a_cut_off_file(panned, tmp_path):
+    assert count_frames(panned) == len(list(iterate(panned)))
+    cut = tmp_path / "cut.mp4"
+    cut.write_bytes(panned.read_bytes()[: panned.stat().st_size * 2 // 3])
+    assert 0 < count_frames(cut) < count_frames(panned)
+    with pytest.raises(UserError, match="is not a file"):
+        count_frames(tmp_path / "none.mp4")
 
 
 def test_a_window_beyond_the_end_is_refused(panned):

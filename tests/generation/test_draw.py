@@ -73,3 +73,10 @@ def test_a_saved_png_reads_back_in_rgb(tmp_path):
     picture = np.random.default_rng(0).integers(0, 255, (16, 24, 3), dtype=np.uint8)
     assert np.array_equal(np.asarray(Image.open(save_png(picture, tmp_path / "a.png"))), picture)
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_a_note_is_written_beside_the_labels():
+    labelled, noted = (draw_layout(BLANK, one_box(night=0.5), note) for note in ("", "8.0 m/s"))
+    changed = np.argwhere((labelled != noted).any(-1))
+    assert len(changed)
+    assert changed[:, 0].max() < 16

@@ -1,0 +1,25 @@
+"""`drivesim data VERB`: look into a clip store."""
+
+from collections.abc import Callable, Sequence
+
+from data_prep.inspect import query, stats, verify, view
+from drivesim.errors import UserError
+
+VERBS: dict[str, tuple[Callable[[Sequence[str]], None], str]] = {
+    "stats": (stats.main, "a table of what a store holds, and histograms"),
+    "view": (view.main, "one clip with its boxes, as contact sheet or video"),
+    "query": (query.main, "the clips for which a condition holds"),
+    "verify": (verify.main, "whether files and tables are whole and agree"),
+}
+
+
+def main(argv: Sequence[str]) -> None:
+    """Run the verb that `argv` begins with. raises UserError for an unknown one, and whatever the verb raises"""
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print("usage: drivesim data VERB store=FOLDER key=value ...\n")
+        print("\n".join(f"  {name:<8} {about}" for name, (_, about) in VERBS.items()))
+        print("\ndrivesim data VERB --help explains each.")
+        return
+    if argv[0] not in VERBS:
+        raise UserError(f"drivesim data: unknown verb {argv[0]!r}; expected one of {', '.join(VERBS)} first")
+    VERBS[argv[0]][0](argv[1:])
