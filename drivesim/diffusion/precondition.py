@@ -5,8 +5,8 @@ guess of the latents from noisy z = alpha·x + sigma·eps is mu = alpha·s²/n²
 leaves open has standard deviation sigma·s/n. The network sees z/n and predicts that rest at unit size, so it never
 spends capacity on what is known in closed form. Where every s is 1 this is the plain velocity prediction of the paper.
 A denoiser with a prior (models/prior.py) is also told what the rest would be if the prior's guess, from the whole
-picture, were the truth. It might predict what the prior leaves open instead, but then hardly anything is left that a network of
-minutes finds: it learned to say nothing.
+picture, were the truth. It might predict what the prior leaves open instead, but hardly anything is left then that a
+network of minutes finds: it learned to say nothing.
 """
 
 import torch
