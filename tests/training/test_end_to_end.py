@@ -134,5 +134,5 @@ def test_closed_forms_are_compared_with_what_was_trained(pipeline, small_store):
     assert len(errors) == 5  # the spreads alone, three Gaussians, the network
     assert all(0 < error < float("inf") for error in errors.values())
     rows = list(closed_forms.driving(pipeline, small_store))
-    assert [round(seconds, 2) for seconds, *_ in rows] == [0.13, 0.53, 1.07]  # the longest clip holds 1.5 s
+    assert [round(seconds, 2) for seconds, *_ in rows] == [0.13, 0.53, 1.07, 2.13]  # the longest clip holds 3.2 s
     assert all(still > 0 and driven > 0 for _, still, driven in rows)
