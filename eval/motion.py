@@ -5,12 +5,11 @@ rate do not enter.
 """
 
 from dataclasses import dataclass
-from functools import cache
-from typing import Any
 
 import cv2
 import numpy as np
 
+from drivesim.models.optical_flow import flow
 from eval.videos import resize
 
 WIDTH = 256  # pixels
@@ -18,19 +17,9 @@ STILL = 0.25  # pixels; DIS gives no direction below
 LEAST_MOVING = 0.01  # share of the picture that must move for it to have a direction
 
 
-@cache
-def _dis() -> Any:
-    return cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-
-
 def shrink(frame: np.ndarray) -> np.ndarray:
     """[H, W, 3] -> [h, 256, 3] uint8, aspect kept."""
     return resize(frame, (max(32, round(WIDTH * frame.shape[0] / frame.shape[1])), WIDTH))
-
-
-def flow(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Where each pixel of `first` moves to in `second`; two uint8 RGB [h, w, 3] -> [h, w, 2] (x, y) pixels."""
-    return _dis().calc(cv2.cvtColor(first, cv2.COLOR_RGB2GRAY), cv2.cvtColor(second, cv2.COLOR_RGB2GRAY), None)
 
 
 def warp(image: np.ndarray, field: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

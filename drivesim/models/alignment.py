@@ -1,12 +1,13 @@
 """The temporal layer that draws: neighbouring frames, moved to where the frame shows the same things, correct it."""
 
-import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from drivesim.clip import to_uint8
+from drivesim.models import optical_flow
+from drivesim.models.motion import centres
 
 GAIN = 8.0  # what neighbours say differently is about an eighth as large as the picture
 
@@ -57,23 +58,16 @@ def move(source: Tensor, target: Tensor) -> Tensor:
     does not show the place. No gradient passes through the motion."""
     motion = flow(target, source)
     height, width = motion.shape[1:3]
-    rows, columns = torch.meshgrid(
-        torch.arange(height, device=motion.device), torch.arange(width, device=motion.device), indexing="ij"
-    )
-    size = torch.tensor([width, height], device=motion.device)
-    grid = 2 * (torch.stack([columns, rows], -1) + motion + 0.5) / size - 1  # -1 and 1 are the picture's borders
+    grid = centres(height, width).to(motion.device) + 2 * motion / torch.tensor([width, height], device=motion.device)
     moved = F.grid_sample(source, grid.to(source.dtype), padding_mode="border", align_corners=False)
     return torch.where((grid.abs() <= 1).all(-1)[:, None], moved, target)
 
 
 def flow(first: Tensor, second: Tensor) -> Tensor:
-    """Where each pixel of `first` [N, 3, H, W] is in `second`: [N, H, W, 2] (x, y) pixels, by DIS (Kroeger et al.
-    2016), which is exact to fractions of a pixel, needs no training and takes milliseconds on a CPU."""
-    search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-    fields = [search.calc(a, b, None) for a, b in zip(_grey(first), _grey(second), strict=True)]
-    return torch.from_numpy(np.stack(fields)).to(first.device)
+    """Where each pixel of `first` [N, 3, H, W] is in `second`: [N, H, W, 2] (x, y) pixels."""
+    pairs = zip(_pictures(first), _pictures(second), strict=True)
+    return torch.from_numpy(np.stack([optical_flow.flow(*pair) for pair in pairs])).to(first.device)
 
 
-def _grey(x: Tensor) -> list[np.ndarray]:
-    pictures = to_uint8(x.detach()).permute(0, 2, 3, 1).contiguous().cpu().numpy()
-    return [cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY) for picture in pictures]
+def _pictures(x: Tensor) -> np.ndarray:
+    return to_uint8(x.detach()).permute(0, 2, 3, 1).contiguous().cpu().numpy()

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from drivesim.clip import to_uint8
+from drivesim.models.optical_flow import flow
 
 GRID = (32, 64)  # cells of the flow fields
 STEPS = 24  # of the integration: about a metre each over the longest window of keyframes
@@ -74,13 +75,11 @@ def centres(height: int, width: int) -> Tensor:
 
 
 def measured_flow(earlier: Tensor, later: Tensor) -> Tensor:
-    """DIS optical flow (Kroeger et al. 2016) from the later frame to the earlier one, both [3, H, W] in [-1, 1]:
+    """Optical flow from the later frame to the earlier one, both [3, H, W] in [-1, 1]:
     [2, gh, gw] (x, y) in half pictures."""
-    dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-    grey = [cv2.cvtColor(to_uint8(f).permute(1, 2, 0).numpy(), cv2.COLOR_RGB2GRAY) for f in (later, earlier)]
-    flow = dis.calc(*grey, None)  # type: ignore[call-overload]
-    height, width = grey[0].shape
-    cells = cv2.resize(flow, GRID[::-1], interpolation=cv2.INTER_AREA) * (2 / np.array([width, height], np.float32))
+    motion = flow(*(to_uint8(f).permute(1, 2, 0).numpy() for f in (later, earlier)))
+    height, width = motion.shape[:2]
+    cells = cv2.resize(motion, GRID[::-1], interpolation=cv2.INTER_AREA) * (2 / np.array([width, height], np.float32))
     return torch.from_numpy(cells).permute(2, 0, 1)
 
 
