@@ -20,7 +20,7 @@ from drivesim.machine import probe
 from drivesim.models.autoencoder import Autoencoder, AutoencoderConfig, PatchAutoencoder
 from drivesim.models.conditioning import label_features, rasterise
 from drivesim.models.denoiser import Denoiser, DenoiserConfig
-from drivesim.models.motion import measured_flow
+from drivesim.models.motion import SceneFlow, measured_flow
 from drivesim.training.experiment import ExperimentConfig, StageConfig
 from drivesim.training.grids import GridMaker, LatentGrid, UpsampleGrid
 from drivesim.training.latent import LatentVideoDiffusion
@@ -87,17 +87,19 @@ class Workspace:
         planes = rasterise(layout[picked], 1, 1)[None]
         denoiser.prior.fit(x[picked].float(), label_features(planes)[0])
 
-    def fit_flow(self, denoiser: Denoiser) -> None:
-        """How the picture moves with the car, from pairs of training frames; zero where no clip is fast enough."""
+    @cached_property
+    def flow(self) -> SceneFlow:
+        """How the picture moves with the car, from pairs of training frames; still where no clip is fast enough."""
+        flow = SceneFlow()
         spec = WindowSpec(2, next((r for r in (self.fps / 4, self.fps / 2, self.fps) if r >= FLOW_FPS), self.fps))
         try:
             pairs = WindowDataset(self.store, self.frames, "train", [spec], self.seed)
         except UserError:
-            return
+            return flow
         samples = [pairs[i] for i in range(FLOW_PAIRS)]
         flows = torch.stack([measured_flow(x[0], x[1]) for x, *_ in samples])
         motions = torch.stack([torch.stack([lay.travel.diff()[0], lay.heading.diff()[0]]) for _, lay, _ in samples])
-        denoiser.flow.fit(motions, flows)
+        return flow.fit(motions, flows)
 
     @property
     def fps(self) -> float:
@@ -238,7 +240,7 @@ def _latent_run(
         )
     if task.temporal:
         denoiser.inflate(channels + task.context_channels).carry_by(work.autoencoder)
-        work.fit_flow(denoiser)
+        denoiser.flow.load_state_dict(work.flow.state_dict())
     data, validation = work.data(work.latents, specs, stage)
     grid = LatentGrid(
         validation[0],
