@@ -14,7 +14,7 @@ from pathlib import Path
 
 import cv2
 
-from data_prep.source import Dropped, Frame, Refused, Source, Unit
+from data_prep.source import Dropped, Frame, RawClip, Refused, Source, Unit
 from data_prep.writer import write_clip
 from drivesim.errors import UserError
 from drivesim.files import atomic_path
@@ -69,18 +69,25 @@ def do_unit(source: Source, unit: Unit, split: str, out: Path, written: "Synchro
         found = json.loads(record.read_text())
         return UnitResult(found["clips"], [Dropped(**piece) for piece in found["dropped"]])
     result = UnitResult([], [])
-    for piece in source.clips(unit):
-        if isinstance(piece, Dropped):
-            result.dropped.append(piece)
-            continue
-        try:
-            write_clip(out, replace(piece, frames=_counted(piece.frames, written)), split)
-            result.clips.append(piece.name)
-        except Refused as reason:
-            result.dropped.append(Dropped(piece.name, str(reason)))
+    try:
+        for piece in source.clips(unit):
+            _keep(piece, result, split, out, written)
+    except Refused as reason:
+        result.dropped.append(Dropped(unit.name, str(reason)))
     with atomic_path(record) as temporary:
         temporary.write_text(json.dumps(asdict(result)))
     return result
+
+
+def _keep(piece: RawClip | Dropped, result: UnitResult, split: str, out: Path, written: "Synchronized[int]") -> None:
+    if isinstance(piece, Dropped):
+        result.dropped.append(piece)
+        return
+    try:
+        write_clip(out, replace(piece, frames=_counted(piece.frames, written)), split)
+        result.clips.append(piece.name)
+    except Refused as reason:
+        result.dropped.append(Dropped(piece.name, str(reason)))
 
 
 def _counted(frames: Iterator[Frame], written: "Synchronized[int]") -> Iterator[Frame]:

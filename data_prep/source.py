@@ -43,11 +43,27 @@ class Frame:
     speed_mps: float = NAN
     night: float = NAN
     vehicles: float = NAN
+    steering_rad: float = NAN
+
+
+@dataclass(frozen=True)
+class MapLayer:
+    """A road map seen from above. mask [h, w] bool, up is +y; x_m, y_m: world position of its lower left corner."""
+
+    name: str  # one of drivesim.data.schema.MAP_LAYERS
+    mask: np.ndarray
+    x_m: float
+    y_m: float
+    metres_per_pixel: float
 
 
 @dataclass
 class RawClip:
-    """A clip on its way into the store; `frames` is consumed once, in order, one frame in memory at a time."""
+    """A clip on its way into the store; `frames` is consumed once, in order, one frame in memory at a time.
+
+    camera   channel, CAM_FRONT say; empty where there is one camera only
+    weather  one of drivesim.data.schema.WEATHERS, empty where unknown
+    """
 
     name: str  # file name friendly and unique in the store
     route: str
@@ -56,6 +72,9 @@ class RawClip:
     licence: str
     has_boxes: bool
     frames: Iterator[Frame]
+    camera: str = ""
+    weather: str = ""
+    maps: Sequence[MapLayer] = ()
 
 
 @dataclass(frozen=True)
@@ -67,12 +86,14 @@ class Unit:
     group  routes of different groups are split separately, so that each split gets some of each; by default the
            route's name without its number, as full-rate and sparse town routes differ
     path   the input file relative to the root, where there is one
+    split  train, val or test where the data says so; else routes are shared out
     """
 
     name: str
     route: str
     group: str = ""
     path: str = ""
+    split: str = ""
 
 
 @dataclass(frozen=True)
@@ -84,9 +105,10 @@ class Dropped:
 
 
 class Refused(Exception):
-    """Raised by the frames of a RawClip, at their end: the piece is no clip after all (too short), and why.
+    """Raised by the frames of a RawClip: the piece is no clip after all (too short), and why; nothing of it is kept.
 
-    So a source can stream a piece whose length it does not know yet; nothing of it is kept.
+    So a source can stream a piece whose length it does not know yet. Raised by `Source.clips` it ends the unit: the
+    rest of it is not usable, what came before stays.
     """
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data_prep.options import ClipOptions
 from data_prep.scenes import mark_cuts
 from data_prep.source import Dropped, Frame, RawClip, Refused, Unit
 from drivesim.config import option
@@ -21,30 +22,16 @@ TRAILING_NUMBER = re.compile(r"(?<=[^\W_])[\W_]+\d+$|(?<=[^\W\d_])\d+$")  # of d
 
 
 @dataclass
-class VideosConfig:
+class VideosConfig(ClipOptions):
     """Options of source=videos."""
 
-    height: int = option(512, "pixels; frames are cropped to height:width around the centre, then resized")
-    width: int = option(1024, "pixels")
-    fps: float = option(30.0, "frames a second to resample to; a slower recording repeats frames")
-    clip_seconds: float = option(8.0, "longest clip")
-    min_seconds: float = option(2.0, "shorter pieces are dropped")
     route_by: str = option(
         "name", "one route (never split) is: name, files alike but for a trailing number; file; folder"
     )
-    licence: str = option("", "noted in the index of the store")
 
-    def check(self) -> None:
+    def check(self, source: str = "videos") -> None:
         """raises UserError for values that cannot work"""
-        if self.height < 16 or self.width < 16 or self.height % 2 or self.width % 2:
-            raise UserError(
-                f"videos.height x videos.width is {self.height}x{self.width}; both must be even, 16 or more"
-            )
-        if not 0 < self.fps <= 240:
-            raise UserError(f"videos.fps is {self.fps}; expected more than 0, at most 240")
-        if not 0 < self.min_seconds <= self.clip_seconds:
-            found = f"videos.min_seconds is {self.min_seconds}, videos.clip_seconds {self.clip_seconds}"
-            raise UserError(f"{found}; expected 0 < min_seconds <= clip_seconds")
+        super().check(source)
         if self.route_by not in ROUTE_BY:
             raise UserError(f"videos.route_by is {self.route_by!r}; expected one of {', '.join(ROUTE_BY)}")
 
@@ -81,7 +68,7 @@ class VideosSource:
         """Clips of one file, to be read one after the other; what is unreadable or lost comes as Dropped."""
         config = self.config
         try:
-            frames = iterate(self.root / unit.path, config.fps, (config.height, config.width))
+            frames = iterate(self.root / unit.path, config.fps, config.size, crop=config.crop)
             stream = _Stream(mark_cuts(frames))
         except UserError as error:
             yield Dropped(unit.name, str(error))

@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import av
+import cv2
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 from scipy.spatial.transform import Rotation
 
-from data_prep.source import NAN, Box, Frame, RawClip
-from drivesim.data.schema import BOXES, FRAMES, INDEX, SCHEMA, TABLES
+from data_prep.source import NAN, Box, Frame, MapLayer, RawClip
+from drivesim.data.schema import BOXES, FRAMES, INDEX, MAPS, SCHEMA, TABLES
 from drivesim.data.video import UNBIASED
 from drivesim.errors import UserError
 from drivesim.files import atomic_path
@@ -30,6 +31,7 @@ ORDER = {
     "index": [("clip", "ascending")],
     "frames": [("clip", "ascending"), ("frame", "ascending")],
     "boxes": [("clip", "ascending"), ("frame", "ascending"), ("track", "ascending")],
+    "maps": [("clip", "ascending"), ("layer", "ascending")],
 }
 
 
@@ -48,6 +50,8 @@ def write_clip(root: Path, clip: RawClip, split: str) -> dict[str, Any]:
     with atomic_path(video) as temporary:
         height, width = _encode(temporary, rows.collect(clip.frames), rate, clip.name)
     index = rows.index(clip, split) | {"height": height, "width": width, "sha256": sha256(video)}
+    maps = [_map_columns(clip.name, layer) for layer in clip.maps]
+    _write_table(root / "parts" / f"{clip.name}.maps.parquet", pa.Table.from_pylist(maps, MAPS))
     _write_table(root / "parts" / f"{clip.name}.boxes.parquet", pa.Table.from_pylist(rows.boxes, BOXES))
     _write_table(root / "parts" / f"{clip.name}.frames.parquet", pa.Table.from_pylist(rows.frames, FRAMES))
     _write_table(finished, pa.Table.from_pylist([index], INDEX))
@@ -59,12 +63,23 @@ def merge(root: Path, info: dict[str, Any]) -> None:
 
     The same parts give the same bytes, in whatever order the clips were made.
     """
+    tables = {}
     for name, schema in TABLES.items():
         parts = sorted((root / "parts").glob(f"*.{name}.parquet"))
         table = pa.concat_tables([pq.read_table(part, schema=schema) for part in parts] or [schema.empty_table()])
-        _write_table(root / f"{name}.parquet", table.sort_by(ORDER[name]))
+        tables[name] = table.sort_by(ORDER[name])
+    for count, at in (("frames", "frames_at"), ("boxes", "boxes_at")):
+        tables["index"] = _with_starts(tables["index"], count, at)
+    for name, table in tables.items():
+        _write_table(root / f"{name}.parquet", table)
     with atomic_path(root / "store.json") as temporary:
         temporary.write_text(json.dumps({"schema": SCHEMA} | info, indent=2, sort_keys=True) + "\n")
+
+
+def _with_starts(index: pa.Table, count: str, at: str) -> pa.Table:
+    """Note where the rows of each clip begin in a table that is sorted as the index is."""
+    counts = index[count].to_numpy().astype(np.int64)
+    return index.set_column(index.column_names.index(at), INDEX.field(at), pa.array(np.cumsum(counts) - counts))
 
 
 def frame_rate(fps: float) -> Fraction:
@@ -96,12 +111,15 @@ class ClipRows:
             "split": split,
             "frames": len(self.frames),
             "fps": float(self.rate),
+            "camera": clip.camera,
             "source": clip.source,
             "licence": clip.licence,
             "night": self._mean("night"),
+            "weather": clip.weather,
             "crowdedness": self._mean("vehicles"),
             "speed_mps": self._mean("speed_mps"),
             "has_boxes": clip.has_boxes,
+            "boxes": len(self.boxes),
         }
 
     def _mean(self, column: str) -> float:
@@ -110,6 +128,7 @@ class ClipRows:
 
 def _frame_columns(frame: Frame) -> dict[str, float]:
     columns = {"speed_mps": frame.speed_mps, "night": frame.night, "vehicles": frame.vehicles}
+    columns["steering_rad"] = frame.steering_rad
     columns |= dict.fromkeys(("x_m", "y_m", "z_m", "qw", "qx", "qy", "qz", "fx", "fy", "cx", "cy"), NAN)
     if frame.pose is not None:
         qx, qy, qz, qw = Rotation.from_matrix(frame.pose[:3, :3]).as_quat(canonical=True)
@@ -127,6 +146,12 @@ def _box_columns(box: Box) -> dict[str, Any]:
     columns |= zip(("x_m", "y_m", "z_m"), map(float, box.centre_m), strict=True)
     columns |= zip(("length_m", "width_m", "height_m"), map(float, box.size_m), strict=True)
     return columns
+
+
+def _map_columns(clip: str, layer: MapLayer) -> dict[str, Any]:
+    _, png = cv2.imencode(".png", layer.mask.astype(np.uint8) * 255)
+    place = {"x_m": layer.x_m, "y_m": layer.y_m, "metres_per_pixel": layer.metres_per_pixel}
+    return {"clip": clip, "layer": layer.name, **place, "png": png.tobytes()}
 
 
 def _encode(path: Path, pictures: Iterator[np.ndarray], rate: Fraction, name: str) -> tuple[int, int]:

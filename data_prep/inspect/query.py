@@ -9,6 +9,8 @@ from drivesim.config import option, parse
 from drivesim.data.store import ClipStore
 from drivesim.files import atomic_path, check_output
 
+HIDDEN = ["sha256", "frames_at", "boxes_at", "boxes"]  # for programs, not for readers
+
 
 @dataclass
 class QueryConfig:
@@ -35,7 +37,7 @@ def main(argv: Sequence[str]) -> None:
     index["seconds"] = index["frames"] / index["fps"]
     found = select(index, config.where)
     if len(found):
-        shown = found.drop(columns="sha256")  # 64 digits that nobody reads
+        shown = found.drop(columns=HIDDEN)
         print(shown.to_string(index=False, na_rep="unknown", float_format="{:.4g}".format))
     print(f"{len(found)} of {len(index)} clips")
     if out:

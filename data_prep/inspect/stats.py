@@ -9,7 +9,7 @@ import pandas as pd
 from data_prep.inspect.charts import histograms
 from drivesim.clip import CLASSES
 from drivesim.config import option, parse
-from drivesim.data.schema import SPLITS, TABLES
+from drivesim.data.schema import SPLITS
 from drivesim.data.store import ClipStore
 from drivesim.files import atomic_path, check_output
 
@@ -32,7 +32,7 @@ def main(argv: Sequence[str]) -> None:
     config = parse(StatsConfig, argv, "drivesim data stats")
     out = config.out and check_output(config.out, ".png", config.overwrite)
     store = ClipStore(Path(config.store))
-    index, frames, boxes = (store.table(name) for name in TABLES)
+    index, frames, boxes = (store.table(name) for name in ("index", "frames", "boxes"))
     index, frames = timed(index, frames)
     print(f"{store.root}, prepared from {store.info.get('source', UNKNOWN)}\n")
     print(overview(index, frames, boxes).to_string())

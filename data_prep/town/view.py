@@ -4,10 +4,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from data_prep.geometry import NEAR_M
+
 CAMERA_HEIGHT_M = 1.5
 FIELD_OF_VIEW = np.radians(77)  # horizontal
 HORIZON = 0.44  # of the picture's height from the top
-NEAR_M = 0.4
 SHIFT = 4  # fractional bits of the fixed-point pixels that OpenCV draws
 
 

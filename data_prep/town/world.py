@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from data_prep.framing import COUNTED_VISIBILITY
 from data_prep.source import Frame
 from data_prep.town.cast import SEEN_M, Cast, Company
 from data_prep.town.floor import Floor
@@ -29,7 +30,6 @@ from data_prep.town.view import FIELD_OF_VIEW, View
 from data_prep.town.walkers import build_walkers
 from drivesim.clip import VEHICLES
 
-COUNTED_VISIBILITY = 0.15  # vehicles seen less are not counted
 SHADOWS_SEEN_M = 90.0
 LAMPS_GLOW_M = 90.0
 BETWEEN_STEPS_M = 8.0  # far more than the camera's move and turn within STEP_S shift what is SEEN_M away

@@ -229,14 +229,19 @@ def to_rgb(frame: av.VideoFrame) -> np.ndarray:
 
 def fit(picture: np.ndarray, size: tuple[int, int], crop: str = "center") -> np.ndarray:
     """Crop [H, W, 3] to the aspect of `size` (height, width) and resize: by area when shrinking, cubic when growing."""
-    height, width = picture.shape[:2]
-    if (height, width) == size:
+    if picture.shape[:2] == size:
         return picture
+    top, left, height, width = kept(picture.shape[0], picture.shape[1], size, crop)
+    part = picture[top : top + height, left : left + width]
+    scale = max(size[0] / picture.shape[0], size[1] / picture.shape[1])
+    return cv2.resize(part, size[::-1], interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
+
+
+def kept(height: int, width: int, size: tuple[int, int], crop: str = "center") -> tuple[int, int, int, int]:
+    """The part of a picture that `fit` keeps for `size` (height, width): top, left, height, width in pixels."""
     scale = max(size[0] / height, size[1] / width)
     kept_h, kept_w = min(round(size[0] / scale), height), min(round(size[1] / scale), width)
-    top, left = round((height - kept_h) * KEPT_PART[crop]), (width - kept_w) // 2
-    part = picture[top : top + kept_h, left : left + kept_w]
-    return cv2.resize(part, size[::-1], interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
+    return round((height - kept_h) * KEPT_PART[crop]), (width - kept_w) // 2, kept_h, kept_w
 
 
 @contextmanager

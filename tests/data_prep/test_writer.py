@@ -4,6 +4,7 @@ import errno
 import hashlib
 import os
 import weakref
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from data_prep import writer
-from data_prep.source import Box, Frame, RawClip, Refused
+from data_prep.source import Box, Frame, MapLayer, RawClip, Refused
 from data_prep.writer import frame_rate, merge, write_clip
 from drivesim.data.store import TABLES, ClipStore
 from drivesim.data.video import iterate, read_window
@@ -121,6 +122,31 @@ def test_merged_tables_are_sorted_and_typed(tmp_path):
         assert pq.read_schema(tmp_path / f"{table}.parquet").names == schema.names
     assert ClipStore(tmp_path).clips() == ["a", "b"]
     assert list(ClipStore(tmp_path).frames("b")["frame"]) == list(range(20))
+
+
+def test_the_index_tells_where_the_rows_of_a_clip_lie_in_the_other_tables(tmp_path):
+    box = Box(7, "car", (0.1, 0.2, 0.3, 0.4))
+    for name, count in (("b", 5), ("a", 3)):
+        write_clip(tmp_path, raw(name, [Frame(picture, [box] * 2) for picture in pictures(count)]), "train")
+    merge(tmp_path, {})
+    store = ClipStore(tmp_path)
+    for table, at, count in (("frames", "frames_at", "frames"), ("boxes", "boxes_at", "boxes")):
+        rows = store.table(table)
+        for clip, row in store.index.iterrows():
+            part = rows.iloc[row[at] : row[at] + row[count]]
+            assert len(part) == (rows["clip"] == clip).sum() > 0
+            assert set(part["clip"]) == {clip}
+
+
+def test_the_layers_of_a_map_are_stored_as_pictures(tmp_path):
+    mask = np.arange(12).reshape(3, 4) % 2 == 0
+    layer = MapLayer("drivable_area", mask, 10.0, 20.0, 0.5)
+    write_clip(tmp_path, replace(raw("a"), maps=[layer]), "train")
+    merge(tmp_path, {})
+    row = ClipStore(tmp_path).table("maps").iloc[0]
+    assert (row.layer, row.x_m, row.y_m, row.metres_per_pixel) == ("drivable_area", 10, 20, 0.5)
+    decoded = cv2.imdecode(np.frombuffer(row.png, np.uint8), cv2.IMREAD_UNCHANGED)
+    np.testing.assert_array_equal(decoded, mask * np.uint8(255))
 
 
 def test_a_finished_clip_is_not_made_again(tmp_path):

@@ -1,0 +1,40 @@
+"""Boxes in space and on the picture, as every source with 3D annotations needs them."""
+
+import numpy as np
+
+from drivesim.clip import Camera
+
+NEAR_M = 0.4  # what is nearer to the camera than this is cut off before it is projected
+_CORNERS = np.array([[x, y, z] for x in (-0.5, 0.5) for y in (-0.5, 0.5) for z in (-0.5, 0.5)])
+_EDGES = [(a, b) for a in range(8) for b in range(a + 1, 8) if np.abs(_CORNERS[a] - _CORNERS[b]).sum() == 1]
+
+
+def corners(centre: np.ndarray, size: np.ndarray, yaw: np.ndarray) -> np.ndarray:
+    """Corners [n, 8, 3] of camera-frame boxes: centre [n, 3], size [n, 3] length, width, height, yaw [n].
+
+    At yaw 0 the length lies along z and the width along x.
+    """
+    x, y, z = (_CORNERS[:, None] * size[None, :, [1, 2, 0]]).transpose(2, 1, 0)
+    cos, sin = np.cos(yaw)[:, None], np.sin(yaw)[:, None]
+    return np.stack([x * cos + z * sin, y, z * cos - x * sin], -1) + centre[:, None]
+
+
+def picture_box(camera: Camera, solid: np.ndarray) -> tuple[float, float, float, float] | None:
+    """Tight box (fractions of the picture) of the 8 corners of `corners`, cut at the near plane; None out of view."""
+    if (solid[:, 2] < NEAR_M).any():
+        solid = _cut(solid)
+        if len(solid) == 0:
+            return None
+    pixels = camera.project(solid) / [camera.width, camera.height]
+    low, high = np.clip(pixels.min(0), 0, 1), np.clip(pixels.max(0), 0, 1)
+    return (float(low[0]), float(low[1]), float(high[0]), float(high[1])) if (high > low).all() else None
+
+
+def _cut(solid: np.ndarray) -> np.ndarray:
+    """Corners [k, 3] of what is left of a box in front of the near plane."""
+    kept = list(solid[solid[:, 2] >= NEAR_M])
+    for a, b in _EDGES:
+        p, q = solid[a], solid[b]
+        if (p[2] < NEAR_M) != (q[2] < NEAR_M):
+            kept.append(p + (q - p) * (NEAR_M - p[2]) / (q[2] - p[2]))
+    return np.array(kept).reshape(-1, 3)
