@@ -67,7 +67,8 @@ def _calibration(
     projection: np.ndarray, rectify: np.ndarray, velo_to_cam: np.ndarray, imu_to_velo: np.ndarray, where: str
 ) -> Calibration:
     intrinsics = projection[:, :3]
-    if not (intrinsics[0, 0] > 0 and intrinsics[1, 1] > 0 and (intrinsics[[1, 2, 2], [0, 0, 1]] == 0).all()):
+    (fx, _, cx), (_, fy, cy), _ = intrinsics
+    if not (fx > 0 and fy > 0 and (intrinsics == [[fx, 0, cx], [0, fy, cy], [0, 0, 1]]).all()):
         raise Refused(f"{where}: the camera's projection {intrinsics.tolist()} is no pinhole camera")
     # P = K [I | offset]. Not P[0, 3] / P[0, 0]: the cameras also differ by millimetres along z, which would be lost.
     offset = np.linalg.solve(intrinsics, projection[:, 3])

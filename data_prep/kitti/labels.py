@@ -11,6 +11,7 @@ from data_prep.kitti.text import numbers, read_lines
 from data_prep.source import NAN, Refused
 
 COLUMNS = 17
+MAX_INT = 2**31 - 1  # tracks are int32 in the clip store
 TYPE = 2  # the one column that is a word
 # The levels are words; each stands for the middle of what its word leaves: "partly" less than half, "largely" more.
 OCCLUSION = {0: 1.0, 1: 0.75, 2: 0.25}  # fully visible, partly, largely occluded; 3 is unknown
@@ -31,6 +32,8 @@ def read_labels(path: Path, camera: str) -> dict[int, list[Labelled]]:
         if kind not in CLASSES:
             raise Refused(f"{where}: type {kind!r} is none of {', '.join([*CLASSES, *LEFT_OUT])}")
         row = numbers(words, COLUMNS - 1, where)
+        if (row[:4] % 1 != 0).any() or np.abs(row[:4]).max() > MAX_INT:
+            raise Refused(f"{where}: frame, track, truncated and occluded are {words[:4]}, expected whole numbers")
         found[int(row[0])].append(_labelled(row, CLASSES[kind], camera == "image_02"))
     return dict(found)
 

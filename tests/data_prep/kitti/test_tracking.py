@@ -122,6 +122,8 @@ def replace(old: str, new: str):
         ("label_02/0000.txt", Path.unlink, "label_02/0000.txt is missing"),
         ("label_02/0000.txt", replace("60.5", "6o.5"), "label_02/0000.txt line 2: .*'6o.5'"),
         ("label_02/0000.txt", replace("2 7 Car", "2 7 Bus"), "line 2: type 'Bus' is none of Car, Van"),
+        ("label_02/0000.txt", replace("2 7 Car", "2 7.5 Car"), "line 2: frame, track.*'7.5'.*expected whole numbers"),
+        ("label_02/0000.txt", replace("2 7 Car", "2 7777777777 Car"), "line 2: .*expected whole numbers"),
         ("label_02/0000.txt", replace(" 60.5", ""), "line 2: found 16 values, expected 17"),
         ("oxts/0000.txt", replace(" 113.03", " height"), "oxts/0000.txt line 4: .*'height'"),
         ("oxts/0000.txt", replace(" 113.03", ""), "oxts/0000.txt line 4: found 29 values, expected 30"),
