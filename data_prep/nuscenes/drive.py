@@ -117,6 +117,8 @@ def chain(table: str, rows: Sequence[Row]) -> list[Row]:
         last = f"{table} {ordered[-1]['token']}" if ordered else table
         raise Refused(f"{last}: prev and next do not join the {len(rows)} rows of the scene into one chain")
     for before, row in pairwise(ordered):
+        if row["prev"] != before["token"]:
+            raise Refused(f"{table} {row['token']}: prev is {row['prev']!r}, but {before['token']!r} leads here")
         if not row["timestamp"] > before["timestamp"]:
             what = "repeats" if row["timestamp"] == before["timestamp"] else f"goes back from {before['timestamp']}"
             raise Refused(f"{table} {row['token']}: the time stamp {row['timestamp']} {what}")

@@ -54,9 +54,9 @@ def _mask(shapes: list, size: np.ndarray) -> np.ndarray:
         for piece in shapely.get_parts(part):
             if piece.geom_type == "Polygon":
                 rings = [_pixels(ring.coords, size) for ring in (piece.exterior, *piece.interiors)]
-                cv2.fillPoly(mask, rings, 1, shift=SUBPIXEL_BITS)  # together, so that holes stay open
+                cv2.fillPoly(mask, rings, [1], shift=SUBPIXEL_BITS)  # together, so that holes stay open
             elif piece.geom_type == "LineString":
-                cv2.polylines(mask, [_pixels(piece.coords, size)], False, 1, shift=SUBPIXEL_BITS)
+                cv2.polylines(mask, [_pixels(piece.coords, size)], False, [1], shift=SUBPIXEL_BITS)
     return mask.astype(bool)
 
 
