@@ -1,5 +1,6 @@
 """One camera through one scene: its pictures in order, with pose, speed, boxes and the rest."""
 
+import os
 import re
 from collections.abc import Sequence
 from functools import partial
@@ -83,7 +84,7 @@ class Drive:
         if blind := [row for row in self.rows if not self._calibration(row)["camera_intrinsic"]]:
             token = blind[0]["calibrated_sensor_token"]
             raise Refused(f"calibrated_sensor {token}: camera_intrinsic is empty, expected 3x3 numbers")
-        missing = [row["filename"] for row in self.rows if not (self.root / row["filename"]).is_file()]
+        missing = [row["filename"] for row in self.rows if not os.path.isfile(self.root / row["filename"])]
         if len(missing) > MISSING_SHARE * len(self.rows):
             hint = ", or add nuscenes.sweeps=false" if sweeps and len(missing) < len(self.rows) else ""
             found = f"{len(missing)} of {len(self.rows)} pictures are missing, {missing[0]} first"

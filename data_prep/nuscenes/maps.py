@@ -1,15 +1,20 @@
 """Road maps around a drive from the map expansion of nuScenes, where it is there."""
 
+import os
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
+import matplotlib
 import numpy as np
 import shapely
-from nuscenes.map_expansion.map_api import NuScenesMap, locations
 
 from data_prep.source import MapLayer, Refused
 from drivesim.data.schema import MAP_LAYERS
+
+if TYPE_CHECKING:
+    from nuscenes.map_expansion.map_api import NuScenesMap
 
 AROUND_M = 50.0  # how far beyond the path the map reaches
 LARGEST_M = 3000.0  # a drive of 20 s is 600 m long at most; the pictures of a path that jumps would fill the memory
@@ -20,9 +25,9 @@ SUBPIXEL_BITS = 4
 def map_layers(root: Path, location: str, path: np.ndarray) -> list[MapLayer]:
     """The layers around a path [n, 2], metres in the world of the map; none where there is no map of the location.
 
-    raises  Refused if the map is damaged or outdated, or the path too long
+    raises  Refused if the map is damaged, outdated or of a place unknown to the devkit, or the path too long
     """
-    if location not in locations or not (root / "maps" / "expansion" / f"{location}.json").is_file():
+    if "/" in location or not os.path.isfile(root / "maps" / "expansion" / f"{location}.json"):
         return []
     low, high = np.floor(path.min(0) - AROUND_M), np.ceil(path.max(0) + AROUND_M)
     size = high - low
@@ -39,7 +44,9 @@ def map_layers(root: Path, location: str, path: np.ndarray) -> list[MapLayer]:
 
 
 @lru_cache(maxsize=2)  # a map is some 100 MB; scenes of one place mostly follow each other
-def _open(root: Path, location: str) -> NuScenesMap:
+def _open(root: Path, location: str) -> "NuScenesMap":
+    with matplotlib.rc_context():  # the module changes how all plots of the process look
+        from nuscenes.map_expansion.map_api import NuScenesMap
     return NuScenesMap(str(root), location)
 
 

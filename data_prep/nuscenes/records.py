@@ -44,7 +44,8 @@ def _intrinsics(value: Any) -> bool:
 
 def _inside(value: Any) -> bool:
     """A path that stays within the root, as far as its letters tell. Links are the user's own business."""
-    return _text(value) and value != "" and not PurePosixPath(value).is_absolute() and ".." not in value.split("/")
+    path = PurePosixPath(value) if _text(value) and value.isprintable() else PurePosixPath("..")
+    return path.parts != () and not path.is_absolute() and ".." not in path.parts
 
 
 TEXT = (_text, "text")

@@ -64,6 +64,8 @@ def key(tree, table, number=1):
         ("sample_data", "prev", "", "prev is '', but '.*' leads here", True),
         ("sample_data", "filename", "../secret.jpg", r"filename is '../secret.jpg', expected a path within root", True),
         ("sample_data", "filename", "/etc/passwd", "filename is '/etc/passwd', expected a path within root", True),
+        ("sample_data", "filename", "samples/\0.jpg", r"filename is 'samples/.x00.jpg', expected a path", True),
+        ("sample_data", "filename", "", "filename is '', expected a path within root", True),
         ("sample_data", "timestamp", float("nan"), "timestamp is 'nan', expected a time stamp", True),
         ("ego_pose", "translation", [1, 2], r"translation is '\[1, 2\]', expected three numbers", True),
         ("ego_pose", "rotation", [0, 0, 0, 0], "expected a quaternion", True),
@@ -161,6 +163,11 @@ def test_a_missing_picture_is_named_and_the_others_are_used(tree):
     row = tree.pictures(BAD, "CAM_FRONT")[6]
     (tree.root / row["filename"]).unlink()
     assert re.search(rf"{row['filename']}: the file is missing", outcome(tree)[f"{BAD}_CAM_FRONT_0000"])
+
+
+def test_a_picture_with_an_impossible_name_is_named_and_the_others_are_used(tree):
+    tree.find("sample_data", token=tree.pictures(BAD, "CAM_FRONT")[6]["token"])[0]["filename"] = "x" * 300
+    assert "x" * 300 in outcome(tree)[f"{BAD}_CAM_FRONT_0000"]
 
 
 def test_a_picture_that_is_cut_off_is_named(tree):

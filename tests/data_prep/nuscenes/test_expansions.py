@@ -1,12 +1,15 @@
 """CAN bus and road maps, where they lie beside the data set."""
 
 import json
+import sys
 
+import matplotlib
 import numpy as np
 import pytest
 
 from data_prep.nuscenes.can import speed_and_steering
 from data_prep.nuscenes.maps import METRES_PER_PIXEL, map_layers
+from data_prep.nuscenes.source import NuscenesConfig, NuscenesSource
 from data_prep.source import Refused
 from drivesim.data.schema import MAP_LAYERS
 
@@ -119,6 +122,14 @@ def test_a_line_that_leaves_the_map_and_comes_back_is_drawn_in_parts(tmp_path):
     assert divider.mask.sum() * 0.25 == pytest.approx(50 + 53 + 53 + 40, rel=0.05)  # metres, one pixel wide
 
 
+def test_reading_a_map_changes_no_plots(tmp_path):
+    write_map(tmp_path)
+    sys.modules.pop("nuscenes.map_expansion.map_api", None)  # its import would, by a style of its own
+    before = dict(matplotlib.rcParams)
+    map_layers(tmp_path, "singapore-onenorth", PATH)
+    assert dict(matplotlib.rcParams) == before
+
+
 @pytest.mark.parametrize("location", ["boston-seaport", "town", "../../etc/passwd"])
 def test_places_without_a_map_have_none(tmp_path, location):
     write_map(tmp_path)
@@ -131,3 +142,20 @@ def test_a_map_that_cannot_be_used_is_told(tmp_path):
         map_layers(tmp_path, "singapore-onenorth", PATH)
     with pytest.raises(Refused, match=r"the path spans 99100 m"):
         map_layers(tmp_path, "singapore-onenorth", np.array([[0.0, 0.0], [99_000.0, 0.0]]))
+
+
+def test_clips_carry_what_the_expansions_tell(tree):
+    write_can(tree.root)
+    write_map(tree.root)
+    source = NuscenesSource(NuscenesConfig(height=80, width=160, min_seconds=0.5), tree.root)
+    clips = {unit.route: next(source.clips(unit)) for unit in source.units()}
+    assert [layer.name for layer in clips[SCENE].maps] == list(MAP_LAYERS)
+    frames = list(clips[SCENE].frames)
+    times = np.array([row["timestamp"] - START_US for row in tree.pictures(SCENE, "CAM_FRONT")]) * 1e-6
+    np.testing.assert_allclose([frame.speed_mps for frame in frames], 3 * times + 4, atol=1e-6)
+    np.testing.assert_allclose([frame.steering_rad for frame in frames], 0.5 - times, atol=1e-6)
+    low = np.min([frame.pose[:2, 3] for frame in frames], 0) - 50
+    np.testing.assert_allclose([clips[SCENE].maps[0].x_m, clips[SCENE].maps[0].y_m], low, atol=3)
+    other = next(iter(clips["scene-0103"].frames))  # of which the bus says nothing
+    assert other.speed_mps == pytest.approx(8.0, rel=1e-3)
+    assert np.isnan(other.steering_rad)

@@ -154,6 +154,12 @@ def test_mistakes_are_told(tree, options, message):
         source_of(tree, **options).units()
 
 
+def test_one_camera_without_brackets_is_told(tree, tmp_path):
+    words = ["source=nuscenes", f"root={tree.root}", f"out={tmp_path / 'store'}", "nuscenes.cameras=CAM_FRONT"]
+    with pytest.raises(UserError, match=r"nuscenes.cameras: expected a list in brackets, as in \[a,b\]"):
+        main(words)
+
+
 def test_a_whole_data_set_becomes_a_store(tree, tmp_path, capfd):
     out = tmp_path / "store"
     options = ["nuscenes.height=80", "nuscenes.width=160", "nuscenes.min_seconds=0.5", "workers=1"]
