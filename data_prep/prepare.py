@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from data_prep.images import ImagesConfig, ImagesSource
 from data_prep.kitti.source import KittiConfig, KittiSource
+from data_prep.nuscenes.source import NuscenesConfig, NuscenesSource
 from data_prep.pool import UnitResult, run_units
 from data_prep.source import Source, Unit
 from data_prep.splits import split_routes
@@ -37,7 +38,7 @@ class PrepareConfig:
     """Turn raw driving data into a clip store. The same command again goes on where it was stopped."""
 
     out: str = option(help="folder of the store")
-    source: str = option("town", "town (procedural), videos, images (folders of such files), kitti")
+    source: str = option("town", "town (procedural), nuscenes, kitti, videos, images (folders of such files)")
     root: str | None = option(None, "folder with the raw data; town needs none")
     workers: int = option(0, "processes; 0: one a core")
     overwrite: bool = option(False, "throw away the store in `out` and begin anew")
@@ -48,6 +49,7 @@ class PrepareConfig:
     videos: VideosConfig = field(default_factory=VideosConfig)
     images: ImagesConfig = field(default_factory=ImagesConfig)
     kitti: KittiConfig = field(default_factory=KittiConfig)
+    nuscenes: NuscenesConfig = field(default_factory=NuscenesConfig)
 
 
 # A new kind of raw data is one line here and one field above.
@@ -56,6 +58,7 @@ SOURCES: dict[str, Callable[[PrepareConfig], Source]] = {
     "videos": lambda config: VideosSource(config.videos, config.root),
     "images": lambda config: ImagesSource(config.images, config.root),
     "kitti": lambda config: KittiSource(config.kitti, config.root),
+    "nuscenes": lambda config: NuscenesSource(config.nuscenes, config.root),
 }
 STORE_FILES = ("store.json", "prepare.json", "dropped.json", "index.parquet", "frames.parquet", "boxes.parquet")
 
