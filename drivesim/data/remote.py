@@ -28,12 +28,21 @@ def join(folder: Place, *names: str) -> Place:
 
 
 def exists(file: Place) -> bool:
-    """Whether a file is there. raises UserError if a remote place cannot be asked"""
+    """Whether a file is there and in reach. raises UserError if its URL makes no sense"""
     if isinstance(file, Path):
         return file.exists()
     with told(file):
         system, path = url_to_fs(file)
         return system.exists(path)
+
+
+def read_text(file: Place) -> str:
+    """The contents of a small file. raises UserError if it is missing or cannot be reached"""
+    with told(file):
+        if isinstance(file, Path):
+            return file.read_text()
+        system, path = url_to_fs(file)
+        return system.cat_file(path).decode()
 
 
 def open_file(file: Place, size: int | None = None) -> BinaryIO:
@@ -61,11 +70,15 @@ def told(file: Place) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except FileNotFoundError as error:
-        raise UserError(f"{file} is missing") from error
+    except FileNotFoundError as error:  # fsspec takes a server that does not answer for one without the file
+        reason = f" or out of reach ({_first_line(error.__cause__)})" if error.__cause__ else ""
+        raise UserError(f"{file} is missing{reason}") from error
     except Exception as error:  # each of fsspec's drivers raises the errors of its own libraries
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{file} cannot be read ({reason})") from error
+        raise UserError(f"{file} cannot be read ({_first_line(error)})") from error
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 class Part(io.RawIOBase):

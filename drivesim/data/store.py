@@ -17,7 +17,7 @@ from scipy.spatial.transform import Rotation
 
 from drivesim.clip import CLASSES, NO_BOX, Camera, Layout
 from drivesim.data.clip_file import ClipFile
-from drivesim.data.remote import Place, exists, join, open_file, place
+from drivesim.data.remote import Place, exists, join, open_file, place, read_text
 from drivesim.data.schema import BOXES, FRAMES, INDEX, SCHEMA, SPLITS, TABLES
 from drivesim.errors import UserError
 
@@ -34,8 +34,8 @@ class ClipStore:
     def __post_init__(self) -> None:
         self.root = place(self.root)
         marker = join(self.root, "store.json")
-        if not exists(marker):
-            started = isinstance(self.root, Path) and (self.root / "parts").exists()
+        if isinstance(marker, Path) and not marker.exists():
+            started = marker.with_name("parts").exists()
             state = (
                 "a preparation that did not finish; run the same `drivesim prepare` again"
                 if started
@@ -43,8 +43,7 @@ class ClipStore:
             )
             raise UserError(f"{self.root} holds {state}")
         try:
-            with open_file(marker) as file:
-                self.info = json.load(file)
+            self.info = json.loads(read_text(marker))
         except json.JSONDecodeError as error:
             raise UserError(f"{marker} is not readable ({error}); prepare the store again") from error
         if self.info.get("schema") != SCHEMA:
@@ -161,8 +160,11 @@ class ClipStore:
 
 
 def is_store(root: Place | str) -> bool:
-    """Whether a finished store is there. raises UserError if a remote place cannot be asked"""
-    return exists(join(place(root), "store.json"))
+    """Whether a finished store is there, and in reach."""
+    try:
+        return exists(join(place(root), "store.json"))
+    except UserError:
+        return False
 
 
 def ego_motion(frames: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:

@@ -92,7 +92,7 @@ def _picture(path: Path) -> Image.Image | None:
 def _stored(spec: str) -> video.ClipFile | None:
     """The video of STORE:CLIP, or None if no store is there. raises UserError if it has no such clip"""
     root, _, clip = spec.rpartition(":")
-    return ClipStore(root).video(clip) if root and is_store(root) else None
+    return ClipStore(root).video(clip) if "://" in root or (root and is_store(root)) else None
 
 
 def _video(path: video.Source, start_time: float | None, spacing_s: float | None) -> list[Image.Image]:
