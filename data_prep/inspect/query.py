@@ -2,14 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from data_prep.inspect.where import select
 from drivesim.config import option, parse
 from drivesim.data.store import ClipStore
 from drivesim.files import atomic_path, check_output
 
-HIDDEN = ["sha256", "frames_at", "boxes_at", "boxes"]  # for programs, not for readers
+HIDDEN = ["sha256", "shard", "shard_at", "bytes", "frames_at", "boxes_at", "boxes"]  # for programs, not for readers
 
 
 @dataclass
@@ -33,7 +32,7 @@ def main(argv: Sequence[str]) -> None:
     """Run the command. raises UserError for a mistake in `argv` or a store that cannot be read"""
     config = parse(QueryConfig, argv, "drivesim data query")
     out = config.out and check_output(config.out, ".txt", config.overwrite)
-    index = ClipStore(Path(config.store)).table("index")
+    index = ClipStore(config.store).table("index")
     index["seconds"] = index["frames"] / index["fps"]
     found = select(index, config.where)
     if len(found):
