@@ -52,10 +52,7 @@ def main(argv: Sequence[str]) -> None:
 
 def drawing(store: ClipStore, clip: str, min_visibility: float) -> Draw:
     """What draws the store's knowledge of a clip. raises UserError if the tables disagree about its frames"""
-    table, count = store.table("frames"), int(store.index.loc[clip, "frames"])
-    speeds = table.loc[table["clip"] == clip, "speed_mps"].to_numpy()
-    if len(speeds) != count:
-        raise UserError(f"clip {clip} has {len(speeds)} rows of {count} frames; see `drivesim data verify`")
+    speeds = store.frames(clip)["speed_mps"].to_numpy()
     fullest = store.boxes(clip).groupby("frame").size().max() if len(store.boxes(clip)) else 1
     layout = store.layout(clip, int(fullest), min_visibility)
 
