@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.pool import do_unit
+from data_prep.units import do_unit
 from data_prep.prepare import main
 from data_prep.source import Unit
 from data_prep.splits import split_routes
