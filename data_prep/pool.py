@@ -62,20 +62,19 @@ def run_units(units: Sequence[Unit], out: Path, pool: Pool) -> Iterator[tuple[in
             todo.append(unit)
     suspects = []
     try:
-        for unit, result in _work(pool, todo, pool.slots):
-            if unit is not None and result is None:
-                suspects.append(unit)
-            else:
-                yield pool.written, result
-        for unit, result in _work(pool, suspects, 1):
-            yield pool.written, quarantine(unit, DIED, out) if unit is not None and result is None else result
+        for started, result in _work(pool, todo, pool.slots):
+            if started is not None and result is None:
+                suspects.append(started)
+            yield pool.written, result
+        for alone, result in _work(pool, suspects, 1):
+            yield pool.written, quarantine(alone, DIED, out) if alone is not None and result is None else result
     finally:
         pool.close()
 
 
 def _work(pool: Pool, units: Iterable[Unit], slots: int) -> Iterator[tuple[Unit | None, UnitResult | None]]:
     """Each unit with its result, None if its process died; and (None, None) to tell the time."""
-    left, running = deque(units), {}
+    left, running = deque(units), dict[Any, Unit]()
     while left or running:
         while left and len(running) < slots:
             unit = left.popleft()

@@ -27,7 +27,10 @@ GOP_FRAMES = 8  # a training window starts anywhere: at most 7 frames are decode
 # ultrafast at crf 16 gives the PSNR of veryfast at crf 14 in half the time (6 ms a frame of 512x1024), for files 1.4
 # (few frames a second) to 1.7 times as large.
 ENCODER = {"crf": "16", "preset": "ultrafast", "threads": "1", "x264-params": "scenecut=0:bframes=0:open-gop=0"}
-GROUP_ROWS, GROUP_BYTES = 1 << 16, 1 << 26  # a row group of a table ends after as many; pictures of maps are large
+GROUP_ROWS, GROUP_BYTES = (
+    1 << 13,
+    1 << 26,
+)  # a row group ends at the first clip past as many; pictures of maps are large
 ORIGIN = b"origin"
 ORDER = {
     "index": [("clip", "ascending")],
@@ -75,11 +78,20 @@ def merge(root: Path, info: dict[str, Any]) -> None:
     The same parts give the same bytes, in whatever order the clips were made.
     """
     clips = sorted(part.name.removesuffix(".index.parquet") for part in (root / "parts").glob("*.index.parquet"))
-    for name in TABLES:
-        parts = (_part(root, clip, name) for clip in clips)
-        _write_groups(root / f"{name}.parquet", TABLES[name], _with_starts(parts) if name == "index" else parts)
+    index = pa.concat_tables([INDEX.empty_table(), *_groups(_part(root, clip, "index") for clip in clips)])
+    for count, at in (("frames", "frames_at"), ("boxes", "boxes_at")):
+        index = _with_starts(index, count, at)
+    for name in TABLES.keys() - {"index"}:
+        _write_groups(root / f"{name}.parquet", TABLES[name], _groups(_part(root, clip, name) for clip in clips))
+    _write_table(root / "index.parquet", index)
     with atomic_path(root / "store.json") as temporary:
         temporary.write_text(json.dumps({"schema": SCHEMA} | info, indent=2, sort_keys=True) + "\n")
+
+
+def _with_starts(index: pa.Table, count: str, at: str) -> pa.Table:
+    """Note where the rows of each clip begin in a table that is sorted as the index is."""
+    counts = index[count].to_numpy().astype(np.int64)
+    return index.set_column(index.column_names.index(at), INDEX.field(at), pa.array(np.cumsum(counts) - counts))
 
 
 def _part(root: Path, clip: str, name: str) -> pa.Table:
@@ -87,31 +99,25 @@ def _part(root: Path, clip: str, name: str) -> pa.Table:
     return table.replace_schema_metadata(None).sort_by(ORDER[name])
 
 
-def _with_starts(parts: Iterator[pa.Table]) -> Iterator[pa.Table]:
-    """Note in each clip's row of the index where its rows begin in the tables of frames and boxes."""
-    starts = {"frames": 0, "boxes": 0}
+def _groups(parts: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    """Tables joined into row groups, one in memory at a time; the rows of a part stay in one group."""
+    held: list[pa.Table] = []
+    rows = size = 0
     for part in parts:
-        for count, start in starts.items():
-            at = f"{count}_at"
-            part = part.set_column(part.column_names.index(at), INDEX.field(at), pa.array([start], pa.int64()))
-            starts[count] += part[count][0].as_py()
-        yield part
+        if part.num_rows:
+            held.append(part)
+            rows, size = rows + part.num_rows, size + part.nbytes
+        if rows >= GROUP_ROWS or size >= GROUP_BYTES:
+            yield pa.concat_tables(held).combine_chunks()
+            held, rows, size = [], 0, 0
+    if held:
+        yield pa.concat_tables(held).combine_chunks()
 
 
-def _write_groups(path: Path, schema: pa.Schema, parts: Iterator[pa.Table]) -> None:
-    """Write tables one below the other, a row group in memory at a time; the rows of a part stay in one group."""
+def _write_groups(path: Path, schema: pa.Schema, groups: Iterator[pa.Table]) -> None:
     with atomic_path(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
-        held: list[pa.Table] = []
-        rows = size = 0
-        for part in parts:
-            if part.num_rows:
-                held.append(part)
-                rows, size = rows + part.num_rows, size + part.nbytes
-            if rows >= GROUP_ROWS or size >= GROUP_BYTES:
-                writer.write_table(pa.concat_tables(held), row_group_size=rows)
-                held, rows, size = [], 0, 0
-        if held:
-            writer.write_table(pa.concat_tables(held), row_group_size=rows)
+        for group in groups:
+            writer.write_table(group, row_group_size=group.num_rows)
 
 
 def frame_rate(fps: float) -> Fraction:

@@ -1,5 +1,6 @@
 """The stages: for each, what is trained, on which windows, starting from which earlier stages."""
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -54,11 +55,12 @@ class Workspace:
 
     @cached_property
     def latents(self) -> LatentCache:
-        autoencoder = self.autoencoder
+        device = probe().device
+        autoencoder = copy.deepcopy(self.autoencoder).to(device)
 
         @torch.no_grad()
         def encode(frames: Tensor) -> Tensor:
-            return autoencoder.encode(frames).float()  # fp32: made once, so precision costs nothing
+            return autoencoder.encode(frames.to(device)).float().cpu()  # fp32: made once, so precision costs nothing
 
         key = f"{self.bundle.sha('autoencoder')[:16]}_{self.frames.height}x{self.frames.width}"
         return LatentCache(self.store, key).build(self.frames, encode)

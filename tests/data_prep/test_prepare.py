@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.units import do_unit
 from data_prep.prepare import main
 from data_prep.source import Unit
 from data_prep.splits import split_routes
+from data_prep.units import do_unit
 from data_prep.videos import VideosConfig, VideosSource
 from drivesim.data.store import ClipStore
 from drivesim.errors import UserError
