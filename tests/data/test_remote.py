@@ -143,7 +143,7 @@ def test_caches_of_a_remote_store_lie_in_the_users_cache_folder_by_its_contents(
     assert len(list(frames.folder.iterdir())) == 5
     other = ClipStore(serve(small_store.root))
     assert other.cache == store.cache  # wherever it is served from
-    other.index["sha256"] = "0" * 64
+    other.hashes = dict.fromkeys(other.hashes, "0" * 64)
     del other.cache
     assert other.cache != store.cache
     assert small_store.cache == small_store.root / "cache"

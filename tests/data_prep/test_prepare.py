@@ -123,14 +123,15 @@ def same(one, other):
 def test_a_repaired_file_is_taken_in_when_asked_for(films, tmp_path, make_video, make_scene, capsys):
     out = tmp_path / "store"
     main(words(films, out))
-    kept = (out / "clips" / "day_2_0000.mp4").stat().st_mtime_ns
+    made = out / "parts" / "day_2_0000.index.parquet"
+    kept = made.stat().st_mtime_ns
     make_video(films / "text.mp4", make_scene(7, 20))
     main(words(films, out))
     assert "its input has changed since: text.mp4; retry_dropped=true" in capsys.readouterr().out
     assert "text_0000" not in ClipStore(out).clips()
     main(words(films, out, "retry_dropped=true"))
     assert "text_0000" in ClipStore(out).clips()
-    assert (out / "clips" / "day_2_0000.mp4").stat().st_mtime_ns == kept  # nothing of it was dropped
+    assert made.stat().st_mtime_ns == kept  # nothing of it was dropped
     main(words(films, tmp_path / "whole"))
     same(out, tmp_path / "whole")
     main(words(films, out, "retry_dropped=true"))  # what is too short is dropped again
