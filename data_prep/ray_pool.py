@@ -1,6 +1,7 @@
 """The units of a preparation as Ray tasks, on this machine or on a cluster (https://docs.ray.io)."""
 
 import os
+import socket
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,10 @@ from typing import Any
 
 from data_prep.source import Source, Unit
 from data_prep.units import UnitResult, do_unit
+from drivesim import __version__
 from drivesim.errors import UserError
+
+ANSWER_S = 10  # a cluster that has not answered by then is none
 
 
 @dataclass
@@ -36,8 +40,9 @@ class RayPool:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anybody
         own = {} if address else {"num_cpus": workers or len(os.sched_getaffinity(0)), "include_dashboard": False}
         try:
+            _knock(address)
             ray.init(address=address, log_to_driver=False, configure_logging=False, **own)
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except (OSError, RuntimeError, ValueError) as error:
             raise UserError(f"no Ray cluster at address={address} ({str(error).splitlines()[0]})") from error
         self.slots = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
         # Ray itself would try a unit again beside the others; `run_units` does so when it is alone.
@@ -55,7 +60,10 @@ class RayPool:
         try:
             result, frames = self._ray.get(task)
         except self._ray.exceptions.RayTaskError as error:
-            raise error.cause from error
+            if isinstance(error.cause, UserError | OSError):
+                raise error.cause from error
+            reason = str(error.cause).splitlines()[0]
+            raise UserError(f"a Ray task failed ({reason}); every node needs drivesim {__version__}") from error
         except self._ray.exceptions.RayError:  # its process or its node died
             return None
         self.written += frames
@@ -63,6 +71,13 @@ class RayPool:
 
     def close(self) -> None:
         self._ray.shutdown()
+
+
+def _knock(address: str | None) -> None:
+    """raises OSError if nobody answers at HOST:PORT or ray://HOST:PORT; Ray itself takes minutes to say so"""
+    host, colon, port = (address or "").removeprefix("ray://").rpartition(":")
+    if colon and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=ANSWER_S).close()
 
 
 def _do_unit(common: tuple[Source, Path, Sequence[Path]], unit: Unit) -> tuple[UnitResult, int]:

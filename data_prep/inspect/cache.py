@@ -44,7 +44,8 @@ def main(argv: Sequence[str]) -> None:
 
 def _size(config: CacheConfig, data: dict[str, float]) -> dict[str, int]:
     """Height and width of the frames. raises UserError where neither options nor bundle say"""
-    size = {"height": config.height or data.get("height"), "width": config.width or data.get("width")}
+    given = {"height": config.height, "width": config.width}
+    size = {name: data.get(name) if pixels is None else pixels for name, pixels in given.items()}
     if missing := [f"{name}=..." for name, pixels in size.items() if pixels is None]:
         raise UserError(f"drivesim data cache: without bundle=... it needs {' and '.join(missing)}")
     if wrong := [f"{name}={pixels}" for name, pixels in size.items() if pixels is not None and pixels < 1]:

@@ -1,6 +1,7 @@
 """Units as Ray tasks: the same store, and the same answer to tasks that die."""
 
 import importlib.util
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -35,9 +36,9 @@ def test_ray_makes_the_store_that_processes_make(tmp_path, monkeypatch, make_vid
     for number in range(3):
         make_video(tmp_path / "films" / f"drive_{number}.mp4", make_scene(number, 30))
     (tmp_path / "films" / "text.mp4").write_text("no video")
-    monkeypatch.chdir(tmp_path)  # paths are relative, as users give them
+    monkeypatch.chdir(tmp_path)  # a relative `out`, as users give it
     for runner in ("ray", "processes"):
-        main(["source=videos", "root=films", f"out={runner}", f"runner={runner}", "workers=2", *SMALL])
+        main(["source=videos", f"root={tmp_path / 'films'}", f"out={runner}", f"runner={runner}", "workers=2", *SMALL])
     one, other = files(tmp_path / "ray"), files(tmp_path / "processes")
     assert one == other
     assert len(one) > 20
@@ -46,6 +47,7 @@ def test_ray_makes_the_store_that_processes_make(tmp_path, monkeypatch, make_vid
 @needs_ray
 def test_a_unit_that_kills_its_task_is_tried_again_and_then_given_up(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(Path(__file__).parent)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
     from fragile import Fragile
 
     source = Fragile(["dies", "dies_once", "breaks", "fine"], tmp_path)
@@ -60,6 +62,16 @@ def test_a_unit_that_kills_its_task_is_tried_again_and_then_given_up(tmp_path, m
     assert clips["dies"] == ["dies_0"]
     assert "was killed twice" in recorded(units[0], out).dropped[0].reason
     assert recorded(units[2], out).dropped[0].reason.startswith("ZeroDivisionError")
+
+
+@needs_ray
+def test_a_node_without_the_code_is_told(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parent)  # here alone
+    from fragile import Fragile
+
+    source = Fragile(["fine"], tmp_path)
+    with pytest.raises(UserError, match=r"a Ray task failed .*'fragile'.* every node needs drivesim"):
+        list(run_units(source.units(), tmp_path, RayPool(source, tmp_path, 1, None, [tmp_path])))
 
 
 @needs_ray
