@@ -34,7 +34,7 @@ def to_rgb(frame: av.VideoFrame) -> np.ndarray:
 
 
 def rgb_matrix(red: float, blue: float, full_range: bool) -> np.ndarray:
-    """[3, 4]: RGB of (Y, Cb, Cr, 1), all in levels, for the shares of red and blue in luma (ITU-R BT.709, section 3)."""
+    """[3, 4]: RGB of (Y, Cb, Cr, 1), in levels, for the shares of red and blue in luma (ITU-R BT.709, section 3)."""
     green = 1 - red - blue
     chroma = np.array(
         [
