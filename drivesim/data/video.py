@@ -176,17 +176,21 @@ def read_window(path: Source, start: int, count: int, stride: int = 1) -> np.nda
     if last >= len(times):
         raise UserError(f"{path} has {len(times)} frames, frame {last} was asked for; shorten the window")
     wanted = {int(times[index]): row for row, index in enumerate(range(start, last + 1, stride))}
-    found: dict[int, np.ndarray] = {}
+    window: np.ndarray | None = None
     with _opened(path) as (container, stream):
         container.seek(int(keys[start]), stream=stream)
-        for _, frames in _decode(container, stream):
-            found |= {wanted[frame.pts]: to_rgb(frame) for frame in frames if frame.pts in wanted}
-            if len(found) == count:
+        for frame in chain.from_iterable(frames for _, frames in _decode(container, stream)):
+            if frame.pts is not None and frame.pts in wanted:
+                row, picture = wanted.pop(frame.pts), to_rgb(frame)
+                if window is None:
+                    window = np.empty((count, *picture.shape), np.uint8)
+                window[row] = picture
+            if not wanted:
                 break
-    if len(found) < count:
-        row = next(row for row in range(count) if row not in found)
+    if window is None or wanted:
+        row = min(wanted.values())
         raise UserError(f"{path}: frame {start + row * stride} does not decode{_remedy(path)}")
-    return np.stack([found[row] for row in range(count)])
+    return window
 
 
 def count_frames(path: Source) -> int:
