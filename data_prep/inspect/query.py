@@ -22,7 +22,7 @@ class QueryConfig:
     Columns: those of index.parquet (docs/clip_store.md) and `seconds`, the length. Unknown numbers match only !=.
     """
 
-    store: str = option(help="folder of the store, made by `drivesim prepare`")
+    store: str = option(help="the store, made by `drivesim prepare`: folder or URL")
     where: str = option(help="the condition")
     out: str | None = option(None, "file for the names of the clips, one a line, .txt")
     overwrite: bool = option(False, "replace a file that exists")
