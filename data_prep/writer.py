@@ -17,8 +17,8 @@ from scipy.spatial.transform import Rotation
 
 from data_prep.shards import SHARD_MB, pack
 from data_prep.source import NAN, Box, Frame, MapLayer, RawClip, Refused
+from drivesim.data.colour import UNBIASED
 from drivesim.data.schema import BOXES, FRAMES, INDEX, MAPS, SCHEMA, TABLES
-from drivesim.data.video import UNBIASED
 from drivesim.errors import UserError
 from drivesim.files import atomic_path
 

@@ -24,7 +24,7 @@ class QueryConfig:
     cloudy, rain, snow, fog. Unknown numbers match only !=.
     """
 
-    store: str = option(help="folder of the store, made by `drivesim prepare`")
+    store: str = option(help="the store, made by `drivesim prepare`: folder or URL")
     where: str = option(help="the condition")
     out: str | None = option(None, "file for the names of all clips found, one a line, .txt")
     show: int = option(100, "clips printed at most")

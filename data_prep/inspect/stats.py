@@ -21,7 +21,7 @@ UNKNOWN = "unknown"
 class StatsConfig:
     """Print what a clip store holds, by split; with out=..., draw histograms too."""
 
-    store: str = option(help="folder of the store, made by `drivesim prepare`")
+    store: str = option(help="the store, made by `drivesim prepare`: folder or URL")
     out: str | None = option(None, "picture of histograms to write, .png")
     overwrite: bool = option(False, "replace a file that exists")
 

@@ -34,7 +34,7 @@ class VerifyConfig:
     frame or box of an unknown clip or frame, corners within [0, 1], known classes and splits, a route in one split.
     """
 
-    store: str = option(help="folder of the store, made by `drivesim prepare`")
+    store: str = option(help="the store, made by `drivesim prepare`: folder or URL")
 
 
 def main(argv: Sequence[str]) -> None:

@@ -23,7 +23,7 @@ Draw = Callable[[np.ndarray, int], np.ndarray]  # (picture, frame number) -> the
 class ViewConfig:
     """Show a clip with its boxes, tracks, classes, labels and the speed of the camera car."""
 
-    store: str = option(help="folder of the store, made by `drivesim prepare`")
+    store: str = option(help="the store, made by `drivesim prepare`: folder or URL")
     clip: str = option(help="name of the clip; `drivesim data query` lists them")
     out: str = option(help="a contact sheet (.png) or a video (.mp4)")
     frames: int = option(12, "frames on the sheet, evenly over the clip")

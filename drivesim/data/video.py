@@ -16,10 +16,10 @@ import av
 import cv2
 import numpy as np
 from av.container import InputContainer
-from av.video.reformatter import Colorspace, Interpolation
 from av.video.stream import VideoStream
 
 from drivesim.data.clip_file import SEE_VERIFY, ClipFile
+from drivesim.data.colour import to_rgb
 from drivesim.errors import UserError
 
 Source = Path | str | ClipFile
@@ -27,11 +27,6 @@ SUFFIXES = (".mp4", ".mkv", ".mov", ".avi", ".webm", ".m4v")
 KEPT_PART = {"top": 0.0, "center": 0.5, "bottom": 1.0}  # where a crop lies within what it may leave out
 # Containers round times (Matroska to 1 ms): a frame this share of a period late still counts as on time.
 LATE = 0.05
-SPACE_UNKNOWN = 2  # AVCOL_SPC_UNSPECIFIED
-# swscale's fast paths darken every picture by 1.1 levels on average; with these flags the bias is below 0.1, at 2 ms
-# more for a frame of 512x1024.
-UNBIASED = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
-HD_HEIGHT = 720  # untagged video is read as BT.709 from here on and BT.601 below, as players do
 
 
 @dataclass(frozen=True)
@@ -181,17 +176,21 @@ def read_window(path: Source, start: int, count: int, stride: int = 1) -> np.nda
     if last >= len(times):
         raise UserError(f"{path} has {len(times)} frames, frame {last} was asked for; shorten the window")
     wanted = {int(times[index]): row for row, index in enumerate(range(start, last + 1, stride))}
-    found: dict[int, np.ndarray] = {}
+    window: np.ndarray | None = None
     with _opened(path) as (container, stream):
         container.seek(int(keys[start]), stream=stream)
-        for _, frames in _decode(container, stream):
-            found |= {wanted[frame.pts]: to_rgb(frame) for frame in frames if frame.pts in wanted}
-            if len(found) == count:
+        for frame in chain.from_iterable(frames for _, frames in _decode(container, stream)):
+            if frame.pts is not None and frame.pts in wanted:
+                row, picture = wanted.pop(frame.pts), to_rgb(frame)
+                if window is None:
+                    window = np.empty((count, *picture.shape), np.uint8)
+                window[row] = picture
+            if not wanted:
                 break
-    if len(found) < count:
-        row = next(row for row in range(count) if row not in found)
+    if window is None or wanted:
+        row = min(wanted.values())
         raise UserError(f"{path}: frame {start + row * stride} does not decode{_remedy(path)}")
-    return np.stack([found[row] for row in range(count)])
+    return window
 
 
 def count_frames(path: Source) -> int:
@@ -239,14 +238,6 @@ def _times(container: InputContainer, stream: VideoStream) -> tuple[np.ndarray, 
             keys.append(key if key <= packet.pts or before is None else before)
     order = np.argsort(times, kind="stable")
     return np.array(times, np.int64)[order], np.array(keys, np.int64)[order]
-
-
-def to_rgb(frame: av.VideoFrame) -> np.ndarray:
-    """uint8 RGB [H, W, 3], upright, by the matrix the frame is tagged with."""
-    untagged_hd = frame.colorspace == SPACE_UNKNOWN and frame.height >= HD_HEIGHT
-    space = Colorspace.ITU709 if untagged_hd else None
-    picture = frame.to_ndarray(format="rgb24", src_colorspace=space, interpolation=UNBIASED)
-    return np.ascontiguousarray(np.rot90(picture, round(frame.rotation / 90)))
 
 
 def fit(picture: np.ndarray, size: tuple[int, int], crop: str = "center") -> np.ndarray:

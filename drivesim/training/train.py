@@ -37,7 +37,7 @@ class TrainConfig:
     """
 
     defaults: list[Any] = field(default_factory=lambda: ["_self_", {"experiment": "town"}])
-    data: str = option(help="clip store made by `drivesim prepare`")
+    data: str = option(help="clip store made by `drivesim prepare`: folder or URL")
     out: str = option("runs/town", "folder of the run")
     stage: str = option("all", f"all, or one of {', '.join(STAGES)}")
     budget_minutes: float | None = option(
