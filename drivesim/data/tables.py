@@ -18,25 +18,28 @@ from drivesim.data.remote import Place, join, open_file
 from drivesim.data.schema import TABLES
 from drivesim.errors import UserError
 
-KEPT_ROWS = 2**19  # decoded rows of a table that a process keeps: about 60 MB of frames.parquet
+KEPT_ROWS = 2**18  # decoded rows of a table that a process keeps: 30 MB of frames.parquet
 
 
-def open_table(root: Place, name: str) -> pq.ParquetFile:
+def open_table(root: Place, name: str, dictionaries: Sequence[str] = ()) -> pq.ParquetFile:
     """One of TABLES, nothing of it read but its footer.
 
-    raises  UserError if the file is missing or damaged, or lacks columns
+    dictionaries  text columns of few values, which are held once
+    raises        UserError if the file is missing or damaged, or lacks columns
     """
     path = join(root, f"{name}.parquet")
     with readable(path):
-        file = pq.ParquetFile(path if isinstance(path, Path) else open_file(path))
+        file = pq.ParquetFile(path if isinstance(path, Path) else open_file(path), read_dictionary=list(dictionaries))
     if missing := [column for column in TABLES[name].names if column not in file.schema_arrow.names]:
         raise UserError(f"{path} lacks {', '.join(missing)}; prepare the store again")
     return file
 
 
-def read_table(root: Place, name: str, columns: Sequence[str] | None = None) -> pa.Table:
+def read_table(
+    root: Place, name: str, columns: Sequence[str] | None = None, dictionaries: Sequence[str] = ()
+) -> pa.Table:
     """All rows of one of TABLES, of all columns or some. raises UserError as `open_table` does"""
-    with open_table(root, name) as file, readable(join(root, f"{name}.parquet")):
+    with open_table(root, name, dictionaries) as file, readable(join(root, f"{name}.parquet")):
         return file.read(list(columns or TABLES[name].names))
 
 
@@ -69,7 +72,7 @@ class ClipRows:
         if len(rows) != count or not pc.all(pc.equal(rows["clip"], clip), min_count=0).as_py():
             found = f"rows {start} to {start + count - 1} are not the {count} of clip {clip}"
             raise UserError(f"{join(self.root, self.name)}.parquet: {found}; see `drivesim data verify`")
-        return rows
+        return rows.cast(TABLES[self.name])
 
     def scan(self, column: str) -> Iterator[pa.ChunkedArray]:
         """One column from top to bottom, a row group at a time."""
@@ -84,7 +87,7 @@ class ClipRows:
 
     @cached_property
     def _file(self) -> pq.ParquetFile:
-        return open_table(self.root, self.name)
+        return open_table(self.root, self.name, ["clip"])
 
     @cached_property
     def _begins(self) -> np.ndarray:

@@ -33,12 +33,19 @@ def select(table: pd.DataFrame, where: str) -> pd.DataFrame:
     try:
         tree = _checked(ast.parse(where.strip(), mode="eval").body, kinds)
         # What was checked is what runs, not the text: pandas gives @ and backticks a meaning of their own.
-        return table.query(ast.unparse(tree), engine="python")
+        return table[_named(table, tree).eval(ast.unparse(tree), engine="python")]
     except (SyntaxError, ValueError) as error:
         found = f"where={where} cannot be read ({getattr(error, 'msg', None) or error})"
         raise UserError(f"{found}; write for example {EXAMPLE}{_columns(kinds)}") from error
     except (RecursionError, MemoryError) as error:
         raise UserError(f"where={where[:40]}... is nested too deeply; use fewer brackets") from error
+
+
+def _named(table: pd.DataFrame, tree: ast.expr) -> pd.DataFrame:
+    """The columns that a condition names; categories as the texts they stand for, which have an order."""
+    names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    columns = table[[column for column in table if column in names]]
+    return columns.astype({name: str for name in columns if isinstance(columns[name].dtype, pd.CategoricalDtype)})
 
 
 def _kind(column: pd.Series | pd.Index) -> type:

@@ -164,7 +164,8 @@ class WindowDataset(Dataset):
         whole = (stride >= 1) & (np.abs(exact - stride) < 1e-3)
         rows = np.flatnonzero((index["split"] == split).to_numpy() & whole & (starts > 0))
         cumulative = np.cumsum(shares(starts[rows] / fps[rows], group[rows]))
-        return Choices(rows, stride[rows].astype(int), starts[rows].astype(int), cumulative / cumulative[-1:])
+        whole_numbers = (part.astype(np.int32) for part in (rows, stride[rows], starts[rows]))
+        return Choices(*whole_numbers, cumulative / cumulative[-1:])
 
     def __len__(self) -> int:
         return self.length
@@ -182,9 +183,9 @@ class WindowDataset(Dataset):
         return *change_pixels(self.augment, x, layout, rng), spec.level
 
     def _layout(self, clip: str) -> Layout:
-        info = self.store.row(clip)
-        seconds = torch.arange(int(info.frames)) / float(info.fps)
-        return self.store.layout(clip, self.slots).driven(seconds, SPEED_MPS)
+        layout = self.store.layout(clip, self.slots)
+        seconds = torch.arange(layout.num_frames) / float(self.store.row(clip).fps)
+        return layout.driven(seconds, SPEED_MPS)
 
     @cached_property
     def identity(self) -> dict[str, Any]:
