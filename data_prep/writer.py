@@ -111,6 +111,7 @@ class ClipRows:
             "split": split,
             "frames": len(self.frames),
             "fps": float(self.rate),
+            "start_s": clip.start_s,
             "camera": clip.camera,
             "source": clip.source,
             "licence": clip.licence,
