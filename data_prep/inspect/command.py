@@ -1,7 +1,8 @@
-"""`drivesim data VERB`: look into a clip store."""
+"""`drivesim data VERB`: look into a clip store, hand it on."""
 
 from collections.abc import Callable, Sequence
 
+from data_prep.export import command as export
 from data_prep.inspect import query, stats, verify, view
 from drivesim.errors import UserError
 
@@ -10,6 +11,7 @@ VERBS: dict[str, tuple[Callable[[Sequence[str]], None], str]] = {
     "view": (view.main, "one clip with its boxes, as contact sheet or video"),
     "query": (query.main, "the clips for which a condition holds"),
     "verify": (verify.main, "whether files and tables are whole and agree"),
+    "export": (export.main, "clips as a data set of nuScenes or COCO"),
 }
 
 
