@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -53,10 +52,10 @@ def main(argv: Sequence[str]) -> None:
     options = parse(ClosedFormsBenchmark, argv, "python -m benchmarks.closed_forms")
     pipeline = DrivingPipeline.from_pretrained(options.bundle, tuned_decoder=False, upsampler=False)
     print("guess of the latents from noisy ones, all noise levels | mean squared error")
-    for name, error in denoising(pipeline, ClipStore(Path(options.data)), options.seed):
+    for name, error in denoising(pipeline, ClipStore(options.data), options.seed):
         print(f"  {name:45} {error:.4f}", flush=True)
     print("PSNR to the true frame, dB: seconds later | still | driven on")
-    for seconds, still, driven in driving(pipeline, ClipStore(Path(options.real))):
+    for seconds, still, driven in driving(pipeline, ClipStore(options.real)):
         print(f"  {seconds:4.2f}  {still:5.2f}  {driven:5.2f}", flush=True)
 
 
@@ -68,7 +67,7 @@ def frames(pipeline: DrivingPipeline, store: ClipStore, split: str) -> Latents:
     for clip in store.clips(split):
         stride = max(round(float(store.index.loc[clip].fps) * APART_S), 1)
         size = (pipeline.low_height, pipeline.low_width)
-        video = [f for i, f in enumerate(iterate(store.path(clip), size=size)) if i % stride == 0]
+        video = [f for i, f in enumerate(iterate(store.video(clip), size=size)) if i % stride == 0]
         pictures = torch.stack([from_uint8(torch.from_numpy(f)).permute(2, 0, 1) for f in video])
         with torch.no_grad():
             latents.append(pipeline.autoencoder.encode(pictures).float())
@@ -118,7 +117,7 @@ def driving(pipeline: DrivingPipeline, store: ClipStore) -> Iterator[tuple[float
     for clip in store.clips():
         size = (pipeline.low_height, pipeline.low_width)
         video = [
-            from_uint8(torch.from_numpy(f)).permute(2, 0, 1) for f in iterate(store.path(clip), fps=fps, size=size)
+            from_uint8(torch.from_numpy(f)).permute(2, 0, 1) for f in iterate(store.video(clip), fps=fps, size=size)
         ]
         stored = store.layout(clip, pipeline.slots)
         rate = float(store.index.loc[clip].fps)

@@ -56,7 +56,7 @@ def town(config: DemoConfig, out: Path, started: float) -> None:
     run("prepare", "source=town", f"out={out / 'floor'}", f"town.seed={config.seed + 2000}", *unseen)
     train(config, out, (time.time() - started) / 60)
     clip = ClipStore(out / "test").clips()[0]
-    generate(config, out, out / "test" / "clips" / f"{clip}.mp4", f"{out / 'test'}:{clip}")
+    generate(config, out, f"{out / 'test'}:{clip}", f"{out / 'test'}:{clip}")
     evaluate(config, out, out / "test", f"floor={out / 'floor'}")
 
 
@@ -65,7 +65,7 @@ def own_videos(config: DemoConfig, out: Path, started: float) -> None:
     print("demo: your videos have no boxes, so box conditioning falls away; everything else is the same", flush=True)
     store = prepare_videos(config, out)
     train(config, out, (time.time() - started) / 60)
-    generate(config, out, store.path(long_clips(store, "val")[0]), "none")
+    generate(config, out, f"{store.root}:{long_clips(store, 'val')[0]}", "none")
     evaluate(config, out, out / "data", "split=val")
 
 
@@ -106,7 +106,7 @@ def train(config: DemoConfig, out: Path, prepared: float) -> None:
     )
 
 
-def generate(config: DemoConfig, out: Path, start: Path, layout: str) -> None:
+def generate(config: DemoConfig, out: Path, start: str, layout: str) -> None:
     if (out / "drive.mp4").exists():
         return
     run(

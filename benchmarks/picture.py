@@ -28,9 +28,9 @@ class PictureConfig:
 
 def main(argv: Sequence[str]) -> None:
     config = parse(PictureConfig, argv, "picture")
-    store, size = ClipStore(Path(config.store)), (config.width // 2, config.width)
+    store, size = ClipStore(config.store), (config.width // 2, config.width)
     layout, fps = store.layout(config.clip), float(store.index.loc[config.clip].fps)
-    asked = [draw_layout(frame, layout[i]) for i, frame in enumerate(iterate(store.path(config.clip)))]
+    asked = [draw_layout(frame, layout[i]) for i, frame in enumerate(iterate(store.video(config.clip)))]
     made = list(iterate(Path(config.video), fps=fps))
     rows = [[frames[min(round(t * fps), len(frames) - 1)] for t in config.times] for frames in (asked, made)]
     save_png(np.concatenate([np.concatenate([_shrunk(f, size) for f in row], 1) for row in rows], 0), config.out)

@@ -61,7 +61,7 @@ def main(argv: Sequence[str]) -> None:
         raise UserError(f"seconds is {options.seconds:g}, routes {options.routes}; expected more than 0")
     torch.manual_seed(options.seed)
     pipeline = DrivingPipeline.from_pretrained(options.bundle) if options.bundle else None
-    store = ClipStore(Path(options.store)) if options.store else None
+    store = ClipStore(options.store) if options.store else None
     print(f"machine: {describe()}")
     results: dict[str, Any] = {
         "town": town(TownConfig(routes=options.routes, sparse_routes=6 * options.routes, seed=options.seed)),

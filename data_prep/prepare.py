@@ -18,13 +18,14 @@ from typing import Any
 from tqdm import tqdm
 
 from data_prep.pool import UnitResult, run_units
+from data_prep.shards import SHARD_MB, forget_lost
 from data_prep.source import Source, Unit
 from data_prep.splits import split_routes
 from data_prep.town.source import TownConfig, TownSource
 from data_prep.videos import VideosConfig, VideosSource
 from data_prep.writer import merge
 from drivesim.config import option, parse
-from drivesim.data.schema import SPLITS
+from drivesim.data.schema import SPLITS, TABLES
 from drivesim.data.store import ClipStore
 from drivesim.errors import UserError
 from drivesim.files import atomic_path
@@ -42,6 +43,7 @@ class PrepareConfig:
     val_share: float = option(0.15, "share of the routes for validation")
     test_share: float = option(0.0, "share of the routes for testing")
     seed: int = option(0, "decides which routes are held out")
+    shard_mb: float = option(SHARD_MB, "about how many megabytes of video go into one file of the store")
     town: TownConfig = field(default_factory=TownConfig)
     videos: VideosConfig = field(default_factory=VideosConfig)
 
@@ -51,7 +53,7 @@ SOURCES: dict[str, Callable[[PrepareConfig], Source]] = {
     "town": lambda config: TownSource(config.town),
     "videos": lambda config: VideosSource(config.videos, config.root),
 }
-STORE_FILES = ("store.json", "prepare.json", "dropped.json", "index.parquet", "frames.parquet", "boxes.parquet")
+STORE_FILES = ("store.json", "prepare.json", "dropped.json", *(f"{name}.parquet" for name in TABLES))
 
 
 def main(argv: Sequence[str]) -> None:
@@ -66,6 +68,7 @@ def main(argv: Sequence[str]) -> None:
             print(f"{out} is whole already; overwrite=true makes it anew")
         else:
             started = time.monotonic()
+            forget_lost(out)
             results = list(_progress(units, run_units(source, units, splits, out, config.workers)))
             _finish(config, results)
             print(f"took {time.monotonic() - started:.0f} s")
@@ -78,6 +81,8 @@ def make_source(config: PrepareConfig) -> Source:
         raise UserError(f"source={config.source} is unknown; expected one of {', '.join(SOURCES)}")
     if config.workers < 0:
         raise UserError(f"workers is {config.workers}; expected 0 (one a core) or more")
+    if not config.shard_mb > 0:
+        raise UserError(f"shard_mb is {config.shard_mb}; expected more than 0")
     if min(config.val_share, config.test_share) < 0 or config.val_share + config.test_share >= 1:
         found = f"val_share is {config.val_share}, test_share {config.test_share}"
         raise UserError(f"{found}; expected 0 or more each and less than 1 together")
@@ -164,7 +169,7 @@ def _flat(options: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def _clear(out: Path) -> None:
     for name in STORE_FILES:  # store.json first: what is left of it is no store
         (out / name).unlink(missing_ok=True)
-    for name in ("parts", "clips"):
+    for name in ("parts", "clips", "shards", "cache"):
         shutil.rmtree(out / name, ignore_errors=True)
 
 
@@ -188,7 +193,7 @@ def _finish(config: PrepareConfig, results: Sequence[UnitResult]) -> None:
     if not any(result.clips for result in results):
         reasons = "; ".join(f"{piece.unit}: {piece.reason}" for piece in dropped[:3])
         raise UserError(f"nothing was prepared from {len(results)} inputs ({reasons}); see {out / 'dropped.json'}")
-    merge(out, {"source": config.source, "config": _identity(config)})
+    merge(out, {"source": config.source, "config": _identity(config)}, config.shard_mb)
 
 
 def summary(out: Path) -> str:

@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import av
 import cv2
@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 from scipy.spatial.transform import Rotation
 
+from data_prep.shards import SHARD_MB, pack
 from data_prep.source import NAN, Box, Frame, MapLayer, RawClip
 from drivesim.data.schema import BOXES, FRAMES, INDEX, MAPS, SCHEMA, TABLES
 from drivesim.data.video import UNBIASED
@@ -49,7 +50,9 @@ def write_clip(root: Path, clip: RawClip, split: str) -> dict[str, Any]:
     video = root / "clips" / f"{clip.name}.mp4"
     with atomic_path(video) as temporary:
         height, width = _encode(temporary, rows.collect(clip.frames), rate, clip.name)
-    index = rows.index(clip, split) | {"height": height, "width": width, "sha256": sha256(video)}
+    index = rows.index(clip, split) | {"height": height, "width": width, "bytes": video.stat().st_size}
+    with open(video, "rb") as file:
+        index["sha256"] = sha256(file)
     maps = [_map_columns(clip.name, layer) for layer in clip.maps]
     _write_table(root / "parts" / f"{clip.name}.maps.parquet", pa.Table.from_pylist(maps, MAPS))
     _write_table(root / "parts" / f"{clip.name}.boxes.parquet", pa.Table.from_pylist(rows.boxes, BOXES))
@@ -58,8 +61,9 @@ def write_clip(root: Path, clip: RawClip, split: str) -> dict[str, Any]:
     return index
 
 
-def merge(root: Path, info: dict[str, Any]) -> None:
-    """Gather the parts of all clips into the three tables, then write store.json, which says the store is whole.
+def merge(root: Path, info: dict[str, Any], shard_mb: float = SHARD_MB) -> None:
+    """Gather the parts of all clips into the tables, pack the clips into shards of about `shard_mb` megabytes, then
+    write store.json, which says the store is whole.
 
     The same parts give the same bytes, in whatever order the clips were made.
     """
@@ -70,6 +74,7 @@ def merge(root: Path, info: dict[str, Any]) -> None:
         tables[name] = table.sort_by(ORDER[name])
     for count, at in (("frames", "frames_at"), ("boxes", "boxes_at")):
         tables["index"] = _with_starts(tables["index"], count, at)
+    tables["index"] = pack(root, tables["index"], shard_mb)
     for name, table in tables.items():
         _write_table(root / f"{name}.parquet", table)
     with atomic_path(root / "store.json") as temporary:
@@ -207,10 +212,9 @@ def _write_table(path: Path, table: pa.Table) -> None:
         pq.write_table(table, temporary, compression="zstd")
 
 
-def sha256(path: Path) -> str:
+def sha256(file: BinaryIO) -> str:
     """The hash of a file's bytes as hexadecimal digits, whatever its size."""
     digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
+    while block := file.read(1 << 20):
+        digest.update(block)
     return digest.hexdigest()

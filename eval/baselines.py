@@ -155,7 +155,7 @@ def load_case(
     size: tuple[int, int] | None = None,
 ) -> Case:
     size = size or (pipeline.low_height, pipeline.low_width)
-    video = np.stack(list(islice(iterate(store.path(name), fps=fps, size=size), frames)))
+    video = np.stack(list(islice(iterate(store.video(name), fps=fps, size=size), frames)))
     stored = store.layout(name, pipeline.slots)
     at = torch.arange(round(frames * pipeline.fps / fps)) * float(store.index.loc[name].fps) / pipeline.fps
     layout = stored[at.round().long().clamp_max(stored.num_frames - 1)]

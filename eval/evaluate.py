@@ -109,8 +109,8 @@ def _study(config: EvaluateConfig, out: Path) -> "Study":
             )
     return Study(
         Path(config.bundle),
-        ClipStore(Path(config.data or "")),
-        ClipStore(Path(config.real)),
+        ClipStore(config.data or ""),
+        ClipStore(config.real),
         Path(config.floor) if config.floor else None,
         out,
         config.clips,
@@ -234,7 +234,7 @@ def _networks(config: EvaluateConfig, out: Path) -> Networks:
     i3d = load_torchscript(config.fvd_i3d, "fvd_i3d") if config.fvd_i3d else None
     if config.layout_store is None:
         return Networks(inception, i3d)
-    store = ClipStore(Path(config.layout_store))
+    store = ClipStore(config.layout_store)
     cache = config.finder or out / "car_finder.safetensors"
     return Networks(inception, i3d, finder_for(store, cache, config.finder_seconds, config.seed), store)
 

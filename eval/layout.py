@@ -268,7 +268,7 @@ def store_samples(store: ClipStore, split: str, count: int, min_visibility: floa
     for clip in tqdm(clips, f"car finder: {split} frames", leave=False):
         layout, frames = store.layout(clip, min_visibility=min_visibility), int(store.index.loc[clip].frames)
         stride = max(1, math.ceil(frames * len(clips) / count))
-        for t, image in enumerate(iterate(store.path(clip))):
+        for t, image in enumerate(iterate(store.video(clip))):
             if t % stride == 0 and t < layout.num_frames:
                 yield resize(image, INPUT), vehicle_boxes(layout, t)
 

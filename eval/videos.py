@@ -1,12 +1,13 @@
 """Sets of videos to compare: a folder of files, one file, or a split of a clip store; read as windows, in a stream."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
 
+from drivesim.data.clip_file import ClipFile
 from drivesim.data.store import ClipStore
 from drivesim.data.video import iterate, probe
 from drivesim.errors import UserError
@@ -16,10 +17,10 @@ SUFFIXES = (".mp4", ".mkv", ".mov", ".webm")
 
 @dataclass(frozen=True)
 class Video:
-    """One file. Sizes in pixels; `frames` is what the header promises."""
+    """One file, or one clip of a store. Sizes in pixels; `frames` is what the header promises."""
 
     name: str
-    path: Path
+    path: Path | ClipFile
     fps: float
     frames: int
     height: int
@@ -75,8 +76,9 @@ def open_set(name: str, source: Path | str, split: str | None = None, limit: int
     if not root.exists():
         raise UserError(f"{name}={root} does not exist; give a folder of videos, a video or a clip store")
     store = ClipStore(root) if (root / "store.json").exists() else None
+    paths: Mapping[str, Path | ClipFile]
     if store is not None:
-        paths = {clip: store.path(clip) for clip in store.clips(split)}
+        paths = {clip: store.video(clip) for clip in store.clips(split)}
         where = f"split {split} of the clip store {root}" if split else f"the clip store {root}"
     else:
         files = [root] if root.is_file() else sorted(p for p in root.iterdir() if p.suffix.lower() in SUFFIXES)
@@ -88,7 +90,7 @@ def open_set(name: str, source: Path | str, split: str | None = None, limit: int
     return VideoSet(name, root, tuple(_describe(path, clip) for clip, path in chosen), store)
 
 
-def _describe(path: Path, name: str) -> Video:
+def _describe(path: Path | ClipFile, name: str) -> Video:
     info = probe(path)
     if info.fps <= 0:
         raise UserError(f"{path} has no frame rate; encode it again")

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from data_prep.inspect.where import select
 from drivesim.config import option, parse
@@ -33,7 +32,7 @@ def main(argv: Sequence[str]) -> None:
     """Run the command. raises UserError for a mistake in `argv` or a store that cannot be read"""
     config = parse(QueryConfig, argv, "drivesim data query")
     out = config.out and check_output(config.out, ".txt", config.overwrite)
-    index = ClipStore(Path(config.store)).table("index")
+    index = ClipStore(config.store).table("index")
     index["seconds"] = index["frames"] / index["fps"]
     found = select(index, config.where)
     if len(found):

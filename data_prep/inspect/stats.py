@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import pandas as pd
 
@@ -31,7 +30,7 @@ def main(argv: Sequence[str]) -> None:
     """Run the command. raises UserError for a mistake in `argv` or a store that cannot be read"""
     config = parse(StatsConfig, argv, "drivesim data stats")
     out = config.out and check_output(config.out, ".png", config.overwrite)
-    store = ClipStore(Path(config.store))
+    store = ClipStore(config.store)
     index, frames, boxes = (store.table(name) for name in ("index", "frames", "boxes"))
     index, frames = timed(index, frames)
     print(f"{store.root}, prepared from {store.info.get('source', UNKNOWN)}\n")

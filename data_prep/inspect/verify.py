@@ -7,9 +7,12 @@ from pathlib import Path
 import pandas as pd
 from tqdm import tqdm
 
+from data_prep.shards import members
 from data_prep.writer import sha256
 from drivesim.clip import CLASSES
 from drivesim.config import option, parse
+from drivesim.data.clip_file import SEE_VERIFY, ClipFile
+from drivesim.data.remote import exists, join
 from drivesim.data.schema import SPLITS, TABLES
 from drivesim.data.store import ClipStore
 from drivesim.data.video import count_frames
@@ -18,8 +21,8 @@ from drivesim.errors import UserError
 CORNERS = ["x1", "y1", "x2", "y2"]
 SHOWN_DIGITS = 12  # of a hash
 REMEDY = (
-    "delete store.json, parts/*.unit.json, and parts/CLIP.* of each clip named; then the same `drivesim prepare` makes "
-    "those clips and the tables again, and `overwrite=true` all of it"
+    "delete store.json, and parts/CLIP.* of each clip named; then the same `drivesim prepare` makes those clips, the "
+    "shards and the tables again, and `overwrite=true` all of it"
 )
 
 
@@ -37,7 +40,7 @@ class VerifyConfig:
 def main(argv: Sequence[str]) -> None:
     """Run the command. raises UserError for a mistake in `argv`, or if anything is damaged"""
     config = parse(VerifyConfig, argv, "drivesim data verify")
-    store = ClipStore(Path(config.store))
+    store = ClipStore(config.store)
     count = 0
     for line in damage(store):
         tqdm.write(line)  # to stdout, past the progress bar
@@ -110,22 +113,35 @@ def boxes_damage(index: pd.DataFrame, boxes: pd.DataFrame) -> Iterator[str]:
 
 
 def file_damage(store: ClipStore, index: pd.DataFrame) -> Iterator[str]:
-    """Videos that are missing, belong to no clip, or are not what was written; with a progress bar."""
-    known = {store.path(clip) for clip in index["clip"]}
-    for path in sorted(set((store.root / "clips").glob("*.mp4")) - known):
-        yield f"{path} belongs to no clip of index.parquet; delete it"
-    for row in tqdm(index.itertuples(), "verify", len(index), unit="clip"):
-        path = store.path(row.clip)
-        try:
-            if not path.is_file():
-                yield f"{path} is missing"
+    """Shards that are missing or belong to no clip, videos that are not what was written; with a progress bar."""
+    if isinstance(store.root, Path):
+        known = sorted({store.root / shard for shard in index["shard"]})
+        for path in sorted({*store.root.glob("shards/*.tar"), *store.root.glob("clips/*.mp4")} - set(known)):
+            yield f"{path} belongs to no clip of index.parquet; delete it"
+        for file in (file for path in known if path.exists() for file in members(path)):
+            if file.stem not in set(index["clip"]):
+                yield f"{file} belongs to no clip of index.parquet"
+    with tqdm(total=len(index), desc="verify", unit="clip") as bar:
+        for shard, rows in index.groupby("shard"):
+            if not exists(join(store.root, str(shard))):
+                yield f"{join(store.root, str(shard))} is missing, with {len(rows)} clips"
                 continue
-            if (found := sha256(path)) != row.sha256:
-                yield f"{path} has sha256 {found[:SHOWN_DIGITS]}..., the index says {row.sha256[:SHOWN_DIGITS]}..."
-            if (frames := count_frames(path)) != row.frames:
-                yield f"{path} holds {frames} frames, the index says {row.frames}"
-        except (UserError, OSError) as error:
-            yield f"{path} cannot be read ({error})" if isinstance(error, OSError) else str(error)
+            for row in rows.itertuples():
+                try:
+                    yield from clip_damage(store.video(row.clip), row.sha256, row.frames)
+                except UserError as error:
+                    yield str(error).removesuffix(SEE_VERIFY)
+                bar.update()
+
+
+def clip_damage(video: ClipFile, expected: str, frames: int) -> Iterator[str]:
+    """Whether a video is what was written. raises UserError if it cannot be read"""
+    with video.open() as file:
+        found = sha256(file)
+    if found != expected:
+        yield f"{video} has sha256 {found[:SHOWN_DIGITS]}..., the index says {expected[:SHOWN_DIGITS]}..."
+    if (count := count_frames(video)) != frames:
+        yield f"{video} holds {count} frames, the index says {frames}"
 
 
 def _unknown_clips(name: str, table: pd.DataFrame, index: pd.DataFrame) -> Iterator[str]:

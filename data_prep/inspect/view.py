@@ -1,6 +1,5 @@
 """`drivesim data view`: a clip as people see it, with what the store knows of it drawn on top."""
 
-import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,8 +43,8 @@ def main(argv: Sequence[str]) -> None:
     if min(config.frames, config.columns) < 1 or config.width < 16:
         found = f"frames={config.frames}, columns={config.columns}, width={config.width}"
         raise UserError(f"{found}; expected at least 1, 1 and 16")
-    store = ClipStore(Path(config.store))
-    draw = drawing(store, _known(store, config.clip), config.min_visibility)
+    store = ClipStore(config.store)
+    draw = drawing(store, store.known(config.clip), config.min_visibility)
     save_video(store, config.clip, draw, out) if video else save_sheet(store, config, draw, out)
     print(f"{out}: clip {config.clip}")
 
@@ -75,7 +74,7 @@ def save_sheet(store: ClipStore, config: ViewConfig, draw: Draw, out: Path) -> N
     pictures = []
     with tqdm(numbers, "view", unit="frame") as bar:
         for number in bar:
-            picture = read_window(store.path(config.clip), number, 1)[0]
+            picture = read_window(store.video(config.clip), number, 1)[0]
             pictures.append(draw(cv2.resize(picture, size[::-1], interpolation=cv2.INTER_AREA), number))
     captions = [f"{number / info.fps:.2f} s, frame {number}" for number in numbers]
     save_png(contact_sheet(pictures, config.columns, captions), out)
@@ -85,18 +84,11 @@ def save_video(store: ClipStore, clip: str, draw: Draw, out: Path) -> None:
     """Every frame, at the stored size and rate."""
     info = store.index.loc[clip]
     writer = VideoWriter(out, info.fps, int(info.height), int(info.width), overwrite=True, keep_partial=False)
-    pictures = iterate(store.path(clip))
+    pictures = iterate(store.video(clip))
     with writer, tqdm(range(info.frames), "view", unit="frame") as bar:
         for number in bar:
             picture = next(pictures, None)
             if picture is None:
-                found = f"{store.path(clip)} has {number} frames, the index says {info.frames}"
+                found = f"{store.video(clip)} has {number} frames, the index says {info.frames}"
                 raise UserError(f"{found}; see `drivesim data verify`")
             writer.write(draw(picture, number))
-
-
-def _known(store: ClipStore, clip: str) -> str:
-    if clip not in store.index.index:
-        close = difflib.get_close_matches(clip, store.clips(), n=3) or store.clips()[:3]
-        raise UserError(f"{store.root} has no clip {clip!r}; try {', '.join(close)}")
-    return clip

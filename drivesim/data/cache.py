@@ -1,4 +1,4 @@
-"""Caches beside a store: frames at the working resolution, and latents. Made once, read by every training step."""
+"""Caches of a store: frames at the working resolution, and latents. Made once, read by every training step."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -28,7 +28,7 @@ class FrameCache:
 
     @property
     def folder(self) -> Path:
-        return self.store.root / "cache" / f"frames_{self.height}x{self.width}"
+        return self.store.cache / f"frames_{self.height}x{self.width}"
 
     def build(self, workers: int = 2) -> "FrameCache":
         """Decode every clip that is not cached yet; whole files only, so an interrupted build goes on."""
@@ -42,7 +42,7 @@ class FrameCache:
         return self.folder / f"{clip}.npy"
 
     def _decode(self, clip: str) -> None:
-        frames = [frame.transpose(2, 0, 1) for frame in iterate(self.store.path(clip), size=(self.height, self.width))]
+        frames = [frame.transpose(2, 0, 1) for frame in iterate(self.store.video(clip), size=(self.height, self.width))]
         with atomic_path(self._path(clip)) as path:
             np.save(path, np.stack(frames))
 
@@ -69,11 +69,11 @@ class LatentCache:
 
     @property
     def folder(self) -> Path:
-        return self.store.root / "cache" / f"latents_{self.key}"
+        return self.store.cache / f"latents_{self.key}"
 
     def build(self, frames: FrameCache, encode: Callable[[Tensor], Tensor], batch: int = 64) -> "LatentCache":
         """Encode every clip that is not cached yet; latents of other autoencoders are removed."""
-        for stale in self.store.root.glob("cache/latents_*"):
+        for stale in self.store.cache.glob("latents_*"):
             if stale != self.folder:
                 shutil.rmtree(stale, ignore_errors=True)  # another process may be at it too
         todo = [clip for clip in self.store.clips() if not self._path(clip).exists()]

@@ -6,8 +6,10 @@
       frames.parquet         one row a frame  (FRAMES)
       boxes.parquet          one row a box    (BOXES)
       maps.parquet           one row a layer of a clip's road map (MAPS)
-      clips/<clip>.mp4       H.264 yuv420p, constant frame rate, short GOPs
+      shards/<split>-00000.tar   the clips as <clip>.mp4, H.264 yuv420p, constant frame rate, short GOPs, and
+                                 <clip>.json, its index row
       parts/<clip>.{index,frames,boxes,maps}.parquet   what one clip adds to the tables; merged at the end
+      clips/<clip>.mp4       while a preparation runs: clips that are in no shard yet
 
 docs/clip_store.md explains it to users. Imports no torch, so that the processes that write stores start fast.
 """
@@ -21,7 +23,7 @@ MAP_LAYERS = ("drivable_area", "ped_crossing", "walkway", "stop_line", "carpark_
 
 # fmt: off
 INDEX = pa.schema([
-    ("clip", pa.string()),  # name, also of the file clips/<clip>.mp4
+    ("clip", pa.string()),  # name
     ("route", pa.string()),  # splits never cut a route
     ("split", pa.string()),  # train, val or test
     ("frames", pa.int32()),
@@ -37,6 +39,8 @@ INDEX = pa.schema([
     ("speed_mps", pa.float32()),  # mean ego speed, NaN unknown
     ("has_boxes", pa.bool_()),
     ("sha256", pa.string()),  # of the mp4 file
+    ("shard", pa.string()),  # the tar file that holds it, relative to the store
+    ("shard_at", pa.int64()), ("bytes", pa.int64()),  # where its data begin in the shard, and how long it is
     # The clip's rows in the other tables: `frames` of them from row frames_at on, `boxes` of them from boxes_at on.
     ("frames_at", pa.int64()), ("boxes_at", pa.int64()), ("boxes", pa.int32()),
 ])

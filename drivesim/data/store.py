@@ -1,9 +1,13 @@
 """Reading a clip store, whose files and tables drivesim/data/schema.py and docs/clip_store.md describe."""
 
+import difflib
+import hashlib
 import json
+import os
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
 import numpy as np
 import pandas as pd
@@ -12,32 +16,34 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from drivesim.clip import CLASSES, NO_BOX, Camera, Layout
+from drivesim.data.clip_file import ClipFile
+from drivesim.data.remote import Place, exists, join, open_file, place, read_text
 from drivesim.data.schema import BOXES, FRAMES, INDEX, SCHEMA, SPLITS, TABLES
 from drivesim.errors import UserError
 
 
 @dataclass
 class ClipStore:
-    """Read side of a store.
+    """Read side of a store, in a local folder or under a URL that fsspec knows (https://, s3://, memory:// ...).
 
     raises  UserError if `root` holds no finished store, or one of another schema
     """
 
-    root: Path
+    root: Place
 
     def __post_init__(self) -> None:
-        self.root = Path(self.root)
-        marker = self.root / "store.json"
-        if not marker.exists():
-            started = (self.root / "parts").exists()
+        self.root = place(self.root)
+        marker = join(self.root, "store.json")
+        if isinstance(marker, Path) and not marker.exists():
+            started = marker.with_name("parts").exists()
             state = (
                 "a preparation that did not finish; run the same `drivesim prepare` again"
                 if started
-                else ("no clip store; make one with `drivesim prepare out=" + str(self.root) + "`")
+                else f"no clip store; make one with `drivesim prepare out={self.root}`"
             )
             raise UserError(f"{self.root} holds {state}")
         try:
-            self.info = json.loads(marker.read_text())
+            self.info = json.loads(read_text(marker))
         except json.JSONDecodeError as error:
             raise UserError(f"{marker} is not readable ({error}); prepare the store again") from error
         if self.info.get("schema") != SCHEMA:
@@ -47,9 +53,21 @@ class ClipStore:
             )
 
     @cached_property
+    def cache(self) -> Path:
+        """Folder for what is made from the clips: beside a local store; for a remote one in the user's cache folder,
+        named after the contents of the clips, so that a store that was made anew finds nothing stale."""
+        if isinstance(self.root, Path):
+            return self.root / "cache"
+        contents = hashlib.sha256("".join(self.index["sha256"]).encode()).hexdigest()
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "drivesim" / contents[:16]
+
+    @cached_property
     def index(self) -> pd.DataFrame:
-        """One row a clip, indexed by clip name."""
-        return self.table("index").set_index("clip")
+        """One row a clip, indexed by clip name. raises UserError for names that would lead out of a folder"""
+        index = self.table("index").set_index("clip")
+        if len(bad := index.index[index.index.str.contains(r"[/\\]|^\.")]):
+            raise UserError(f"{self.root}: index.parquet names a clip {bad[0]!r}, which is no file name")
+        return index
 
     @cached_property
     def _frames(self) -> dict[str, pd.DataFrame]:
@@ -61,9 +79,9 @@ class ClipStore:
 
     def table(self, name: str) -> pd.DataFrame:
         """All rows of one of TABLES. raises UserError if the file is missing or damaged, or lacks columns"""
-        path = self.root / f"{name}.parquet"
+        path = join(self.root, f"{name}.parquet")
         try:
-            table = pd.read_parquet(path)
+            table = pd.read_parquet(self.file(f"{name}.parquet"))
         except (OSError, pa.ArrowException) as error:
             reason = str(error).splitlines()[0]
             raise UserError(f"{path} is not readable ({reason}); prepare the store again") from error
@@ -76,8 +94,29 @@ class ClipStore:
         rows = self.index if split is None else self.index[self.index["split"] == split]
         return list(rows.index)
 
-    def path(self, clip: str) -> Path:
-        return self.root / "clips" / f"{clip}.mp4"
+    def file(self, name: str) -> Path | BinaryIO:
+        """A file of the store, as pandas and pyarrow read it. raises UserError if a remote one cannot be opened"""
+        path = join(self.root, name)
+        return path if isinstance(path, Path) else open_file(path)
+
+    def known(self, clip: str) -> str:
+        """The name back. raises UserError, with names that are alike, if there is no such clip"""
+        if clip not in self.index.index:
+            close = difflib.get_close_matches(clip, self.clips(), n=3) or self.clips()[:3]
+            raise UserError(f"{self.root} has no clip {clip!r}; try {', '.join(close)}")
+        return clip
+
+    def video(self, clip: str) -> ClipFile:
+        """Where the pictures of a clip are, for `drivesim.data.video`.
+
+        raises  UserError if there is no such clip, or the index places it outside the store
+        """
+        row = self.index.loc[self.known(clip)]
+        parts = PurePosixPath(row.shard)
+        if parts.is_absolute() or ".." in parts.parts:
+            found = f"{self.root}: index.parquet places clip {clip} in {row.shard}, outside the store"
+            raise UserError(f"{found}; prepare the store again")
+        return ClipFile(f"{clip}.mp4", join(self.root, row.shard), int(row.shard_at), int(row.bytes))
 
     def frames(self, clip: str) -> pd.DataFrame:
         """Rows of the FRAMES table, one a frame, in order."""
@@ -118,6 +157,14 @@ class ClipStore:
         travel, heading = ego_motion(frames)
         layout.travel[:], layout.heading[:] = torch.from_numpy(travel), torch.from_numpy(heading)
         return layout
+
+
+def is_store(root: Place | str) -> bool:
+    """Whether a finished store is there, and in reach."""
+    try:
+        return exists(join(place(root), "store.json"))
+    except UserError:
+        return False
 
 
 def ego_motion(frames: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:

@@ -1,11 +1,12 @@
 """Reading video files with PyAV: what is in one, its frames in order, and a window from the middle.
 
-Every reader returns upright uint8 RGB pictures [H, W, 3]. Callers run one process a core, so decoding takes one thread.
+A video is a file, or a clip that lies in a shard. Every reader returns upright uint8 RGB pictures [H, W, 3]. Callers
+run one process a core, so decoding takes one thread.
 """
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
@@ -18,8 +19,10 @@ from av.container import InputContainer
 from av.video.reformatter import Colorspace, Interpolation
 from av.video.stream import VideoStream
 
+from drivesim.data.clip_file import SEE_VERIFY, ClipFile
 from drivesim.errors import UserError
 
+Source = Path | str | ClipFile
 SUFFIXES = (".mp4", ".mkv", ".mov", ".avi", ".webm", ".m4v")
 KEPT_PART = {"top": 0.0, "center": 0.5, "bottom": 1.0}  # where a crop lies within what it may leave out
 # Containers round times (Matroska to 1 ms): a frame this share of a period late still counts as on time.
@@ -48,7 +51,7 @@ class VideoInfo:
     duration_s: float
 
 
-def probe(path: Path | str) -> VideoInfo:
+def probe(path: Source) -> VideoInfo:
     """Describe a video after decoding its first frame.
 
     raises  UserError if the file is missing, is no video, or not even one frame decodes
@@ -62,7 +65,7 @@ def probe(path: Path | str) -> VideoInfo:
 
 
 def iterate(
-    path: Path | str,
+    path: Source,
     fps: float | None = None,
     size: tuple[int, int] | None = None,
     start: float = 0.0,
@@ -89,7 +92,7 @@ class FrameIterator(Iterator[np.ndarray]):
 
     def __init__(
         self,
-        path: Path | str,
+        path: Source,
         fps: float | None,
         size: tuple[int, int] | None,
         start: float,
@@ -98,7 +101,7 @@ class FrameIterator(Iterator[np.ndarray]):
     ) -> None:
         if crop not in KEPT_PART:
             raise ValueError(f"crop is {crop!r}, expected one of {', '.join(KEPT_PART)}")
-        self.path, self.decoded = Path(path), 0
+        self.path, self.decoded = path, 0
         self._fps, self._size, self._start, self._stop, self._crop = fps, size, start, stop, crop
         self._whole = start <= 0 and stop is None
         with _opened(path) as (_, stream):
@@ -126,7 +129,7 @@ class FrameIterator(Iterator[np.ndarray]):
                     picture = picture if self._size is None else fit(picture, self._size, self._crop)
                 yield picture  # type: ignore[misc]
         if not self.decoded:
-            raise UserError(f"{self.path} holds no readable frame; re-encode it or leave it out")
+            raise UserError(f"{self.path} holds no readable frame{_remedy(self.path)}")
 
     def _timed(self, container: InputContainer, stream: VideoStream) -> Iterator[tuple[float, float, av.VideoFrame]]:
         """(begin, end, frame) in seconds after the video's first frame; damaged packets are passed over."""
@@ -166,15 +169,14 @@ class FrameIterator(Iterator[np.ndarray]):
             held, held_end = frame, end
 
 
-def read_window(path: Path | str, start: int, count: int, stride: int = 1) -> np.ndarray:
+def read_window(path: Source, start: int, count: int, stride: int = 1) -> np.ndarray:
     """Frames start, start + stride, ... as stored: uint8 [count, H, W, 3], decoded from the key frame before them.
 
     raises  UserError if the video is shorter than asked, or one of the frames does not decode
     """
     if start < 0 or count < 1 or stride < 1:
         raise ValueError(f"start {start}, count {count}, stride {stride}: start must be >= 0, the others >= 1")
-    stat = os.stat(path) if Path(path).exists() else None
-    times, keys = _timetable(str(path), stat.st_mtime_ns if stat else 0)
+    times, keys = _timetable(path, _changed_ns(path))
     last = start + (count - 1) * stride
     if last >= len(times):
         raise UserError(f"{path} has {len(times)} frames, frame {last} was asked for; shorten the window")
@@ -188,33 +190,53 @@ def read_window(path: Path | str, start: int, count: int, stride: int = 1) -> np
                 break
     if len(found) < count:
         row = next(row for row in range(count) if row not in found)
-        raise UserError(f"{path}: frame {start + row * stride} does not decode; re-encode the file or leave it out")
+        raise UserError(f"{path}: frame {start + row * stride} does not decode{_remedy(path)}")
     return np.stack([found[row] for row in range(count)])
 
 
-def count_frames(path: Path | str) -> int:
+def count_frames(path: Source) -> int:
     """Frames that are in the file, counted without decoding. raises UserError if it is missing or no video"""
-    return len(_timetable(str(path), os.stat(path).st_mtime_ns if Path(path).exists() else 0)[0])
+    with _opened(path) as (container, stream):
+        return len(_times(container, stream)[0])
+
+
+def _changed_ns(path: Source) -> int:
+    if isinstance(path, ClipFile):
+        return path.changed_ns
+    return os.stat(path).st_mtime_ns if Path(path).exists() else 0
 
 
 @lru_cache(maxsize=4096)
-def _timetable(path: str, changed_ns: int) -> tuple[np.ndarray, np.ndarray]:
+def _timetable(path: Source, changed_ns: int) -> tuple[np.ndarray, np.ndarray]:
     """For each frame in display order its time, and the time of the key frame to decode from [n], stream ticks.
 
-    Read from the packets without decoding. The key frame must come before the frame in the file and on screen:
-    with open GOPs a frame may be shown before the key frame that precedes it in the file.
+    Clips of a store have no B-frames, so the index at the front of the file tells both; of other files all packets
+    must be read.
+    """
+    with _opened(path) as (container, stream):
+        if not isinstance(path, ClipFile) or stream.codec_context.has_b_frames:
+            return _times(container, stream)
+        entries = [(entry.timestamp, entry.is_keyframe) for entry in stream.index_entries]
+        times, keys = (np.array(column) for column in zip(*entries, strict=True))
+        return times, times[np.maximum.accumulate(np.where(keys, np.arange(len(keys)), 0))]
+
+
+def _times(container: InputContainer, stream: VideoStream) -> tuple[np.ndarray, np.ndarray]:
+    """What `_timetable` returns, from the packets, without decoding.
+
+    The key frame must come before the frame in the file and on screen: with open GOPs a frame may be shown before the
+    key frame that precedes it in the file.
     """
     times, keys = [], []
     key = before = None
-    with _opened(path) as (container, stream):
-        for packet in _packets(container, stream):
-            if packet.pts is None:
-                continue
-            if packet.is_keyframe:
-                before, key = key, packet.pts
-            if not packet.is_discard and key is not None:
-                times.append(packet.pts)
-                keys.append(key if key <= packet.pts or before is None else before)
+    for packet in _packets(container, stream):
+        if packet.pts is None:
+            continue
+        if packet.is_keyframe:
+            before, key = key, packet.pts
+        if not packet.is_discard and key is not None:
+            times.append(packet.pts)
+            keys.append(key if key <= packet.pts or before is None else before)
     order = np.argsort(times, kind="stable")
     return np.array(times, np.int64)[order], np.array(keys, np.int64)[order]
 
@@ -245,21 +267,26 @@ def kept(height: int, width: int, size: tuple[int, int], crop: str = "center") -
 
 
 @contextmanager
-def _opened(path: Path | str) -> Iterator[tuple[InputContainer, VideoStream]]:
-    if not Path(path).is_file():
-        raise UserError(f"{path} is not a file; expected a video ({', '.join(s[1:] for s in SUFFIXES)})")
-    try:
-        container = av.open(str(path))
-    except (av.FFmpegError, OSError) as error:
-        size = Path(path).stat().st_size
-        reason = "it is empty" if size == 0 else (getattr(error, "strerror", None) or str(error))
-        raise UserError(f"{path} is not a readable video ({reason}); leave it out or re-encode it") from error
-    with container:
-        if not container.streams.video:
-            raise UserError(f"{path} holds no video stream (audio only?); leave it out")
-        stream = container.streams.video[0]
-        stream.thread_type, stream.codec_context.thread_count = "NONE", 1
-        yield container, stream
+def _opened(path: Source) -> Iterator[tuple[InputContainer, VideoStream]]:
+    with path.for_ffmpeg() if isinstance(path, ClipFile) else nullcontext(str(path)) as opened:
+        if not isinstance(path, ClipFile) and not Path(path).is_file():
+            raise UserError(f"{path} is not a file; expected a video ({', '.join(s[1:] for s in SUFFIXES)})")
+        try:
+            container = av.open(opened, "r")
+        except (av.FFmpegError, OSError) as error:
+            size = path.bytes if isinstance(path, ClipFile) else Path(path).stat().st_size
+            reason = "it is empty" if size == 0 else (getattr(error, "strerror", None) or str(error))
+            raise UserError(f"{path} is not a readable video ({reason}){_remedy(path)}") from error
+        with container:
+            if not container.streams.video:
+                raise UserError(f"{path} holds no video stream (audio only?){_remedy(path)}")
+            stream = container.streams.video[0]
+            stream.thread_type, stream.codec_context.thread_count = "NONE", 1
+            yield container, stream
+
+
+def _remedy(path: Source) -> str:
+    return SEE_VERIFY if isinstance(path, ClipFile) else "; leave it out or re-encode it"
 
 
 def _packets(container: InputContainer, stream: VideoStream) -> Iterator[av.Packet]:

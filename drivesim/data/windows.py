@@ -42,7 +42,7 @@ class VideoPatches:
             )
 
     def window(self, clip: str, start: int, count: int, stride: int, rng: np.random.Generator) -> Tensor:
-        video = torch.from_numpy(read_window(self.store.path(clip), start, count, stride))
+        video = torch.from_numpy(read_window(self.store.video(clip), start, count, stride))
         y = int(rng.integers(0, video.shape[1] - self.height + 1))
         x = int(rng.integers(0, video.shape[2] - self.width + 1))
         return from_uint8(video[:, y : y + self.height, x : x + self.width].permute(0, 3, 1, 2))

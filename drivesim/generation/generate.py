@@ -44,7 +44,7 @@ class GenerateConfig:
     """Generate a driving video. Beside OUT come OUT.json (how it was made) and OUT.png (a contact sheet)."""
 
     bundle: str = option(help="folder of trained stages, made by `drivesim train`")
-    start: str = option("none", "picture or video to start from, or none")
+    start: str = option("none", "picture, video or stored clip (STORE:CLIP) to start from, or none")
     start_time: float | None = option(None, "moment of the start video to go on from, seconds; its end if not given")
     layout: str = option("none", "boxes and labels: a .json or .csv file, STORE:CLIP[:START_S], or none")
     night: float | None = option(None, "0 day .. 1 night, for every frame; overrides the layout")

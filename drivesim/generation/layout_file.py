@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from drivesim.clip import CLASSES, NO_BOX, Layout
-from drivesim.data.store import ClipStore
+from drivesim.data.store import ClipStore, is_store
 from drivesim.errors import UserError
 from drivesim.files import atomic_path
 
@@ -159,17 +159,17 @@ def _read_clip(spec: str) -> TimedLayout:
     return TimedLayout(store.layout(clip, fullest), times, 1 / info.fps, f"layout {spec}", keep_largest=True)
 
 
-def _split_clip(spec: str) -> tuple[Path, str, float]:
+def _split_clip(spec: str) -> tuple[str, str, float]:
     """STORE:CLIP[:START_S]; a clip may be called 0001 and a folder may hold colons, so the store on disk decides."""
     root, _, clip = spec.rpartition(":")
     head, _, name = root.rpartition(":")
     try:
         start_s = float(clip)
     except ValueError:
-        return Path(root), clip, 0.0
-    if not head or (Path(root) / "store.json").exists():
-        return Path(root), clip, 0.0
-    return Path(head), name, start_s
+        return root, clip, 0.0
+    if not head or is_store(root):
+        return root, clip, 0.0
+    return head, name, start_s
 
 
 def _read_file(path: Path) -> TimedLayout:

@@ -1,4 +1,4 @@
-"""The start of a video: a picture, or the end of a video to go on from, at the size the pipeline wants."""
+"""The start of a video: a picture, or the end of a video or of a stored clip to go on from, at the pipeline's size."""
 
 import struct
 import sys
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from drivesim.clip import from_uint8
 from drivesim.data import video
+from drivesim.data.store import ClipStore, is_store
 from drivesim.errors import UserError
 
 # Formats by name: Pillow would otherwise also "open" MPEG, PDF and EPS files, which it cannot draw.
@@ -47,13 +48,19 @@ def read_start(path: Path | str, start_time: float | None = None, spacing_s: flo
     """
     if str(path) == "none":
         return []
+    stored = _stored(str(path))
+    if stored is not None:
+        return _video(stored, start_time, spacing_s)
     path = Path(path)
     if not path.exists():
-        raise UserError(f"start {path} does not exist; give a picture, a video, or none")
+        raise UserError(f"start {path} does not exist; give a picture, a video, STORE:CLIP, or none")
     if not path.is_file():
         raise UserError(f"start {path} is a folder; give one picture or video file, or none")
     picture = _picture(path)
     if picture is None:
+        if path.suffix.lower() not in video.SUFFIXES:
+            known = ", ".join((*SUFFIXES, *video.SUFFIXES))
+            raise UserError(f"start {path} is neither a picture nor a video; known: {known}")
         return _video(path, start_time, spacing_s)
     if start_time is not None:
         raise UserError(f"start_time={start_time} chooses a moment of a video, but start {path} is a picture")
@@ -82,11 +89,14 @@ def _picture(path: Path) -> Image.Image | None:
         raise UserError(f"start {path} is a damaged picture ({error}); save it again") from error
 
 
-def _video(path: Path, start_time: float | None, spacing_s: float | None) -> list[Image.Image]:
+def _stored(spec: str) -> video.ClipFile | None:
+    """The video of STORE:CLIP, or None if no store is there. raises UserError if it has no such clip"""
+    root, _, clip = spec.rpartition(":")
+    return ClipStore(root).video(clip) if "://" in root or (root and is_store(root)) else None
+
+
+def _video(path: video.Source, start_time: float | None, spacing_s: float | None) -> list[Image.Image]:
     """One picture of the video in `path`, or two that are `spacing_s` apart, the last at `start_time` or the end."""
-    if path.suffix.lower() not in video.SUFFIXES:
-        known = ", ".join((*SUFFIXES, *video.SUFFIXES))
-        raise UserError(f"start {path} is neither a picture nor a video; known: {known}")
     info = video.probe(path)
     last = max(0.0, info.duration_s - 1 / info.fps) if info.fps else 0.0
     if start_time is not None and not 0 <= start_time < info.duration_s:
@@ -96,7 +106,7 @@ def _video(path: Path, start_time: float | None, spacing_s: float | None) -> lis
     return [_frame_at(path, moment, info.fps) for moment in (*earlier, time)]
 
 
-def _frame_at(path: Path, time_s: float, fps: float) -> Image.Image:
+def _frame_at(path: video.Source, time_s: float, fps: float) -> Image.Image:
     frame = next(video.iterate(path, fps=fps or 1.0, start=time_s), None)
     if frame is None:
         raise UserError(f"start {path} does not decode at {time_s:.2f} s; choose an earlier start_time or re-encode it")

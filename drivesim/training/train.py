@@ -59,7 +59,7 @@ def main(argv: Sequence[str]) -> None:
         raise UserError(f"unknown stage {unknown[0]!r}; one of all, {', '.join(STAGES)}")
     check(config)
     quiet()
-    store = ClipStore(Path(config.data))
+    store = ClipStore(config.data)
     work = Workspace(config.config, store, Bundle(Path(config.out) / "bundle"), config.seed)
     print(f"drivesim train: {len(store.clips('train'))} training clips of {config.data}, {describe()}", file=sys.stderr)
     if not store.index["has_boxes"].any():

@@ -1,6 +1,8 @@
 """Reading a clip store that `data_prep.writer` wrote."""
 
+import hashlib
 import json
+import os
 
 import numpy as np
 import pandas as pd
@@ -12,6 +14,7 @@ from data_prep.source import Box, Frame, RawClip
 from data_prep.writer import merge, write_clip
 from drivesim.clip import CLASSES, NO_BOX
 from drivesim.data.store import SCHEMA, ClipStore, ego_motion
+from drivesim.data.video import iterate, read_window
 from drivesim.errors import UserError
 
 BOXES = [
@@ -36,10 +39,14 @@ def store(tmp_path):
     return ClipStore(tmp_path)
 
 
-def test_clips_are_listed_by_split_and_their_files_exist(store):
+def test_clips_are_listed_by_split_and_can_be_opened(store):
     assert store.clips() == ["a_film", "b_boxes"]
     assert (store.clips("train"), store.clips("val"), store.clips("test")) == (["b_boxes"], ["a_film"], [])
-    assert all(store.path(clip).exists() for clip in store.clips())
+    for clip, row in store.index.iterrows():
+        with store.video(clip).open() as file:
+            assert hashlib.sha256(file.read()).hexdigest() == row["sha256"]
+    with pytest.raises(UserError, match="has no clip 'a_flim'; try a_film"):
+        store.video("a_flim")
 
 
 def test_a_layout_holds_the_boxes_of_each_frame_largest_first(store):
@@ -138,3 +145,31 @@ def test_a_table_that_is_missing_damaged_or_lacks_a_column_is_named(store):
     path.unlink()
     with pytest.raises(UserError, match=r"boxes.parquet is not readable"):
         store.table("boxes")
+
+
+@pytest.mark.parametrize("shard", ["../train-00000.tar", "/shards/train-00000.tar", "shards/../../x.tar"])
+def test_a_shard_outside_the_store_is_refused(store, shard):
+    path = store.root / "index.parquet"
+    pd.read_parquet(path).assign(shard=shard).to_parquet(path)
+    with pytest.raises(UserError, match=r"places clip a_film in .*, outside the store"):
+        store.video("a_film")
+
+
+@pytest.mark.parametrize("name", ["../a", "a/b", "a\\b", ".a"])
+def test_a_clip_whose_name_leads_out_of_a_folder_is_refused(store, name):
+    path = store.root / "index.parquet"
+    pd.read_parquet(path).replace("a_film", name).to_parquet(path)
+    with pytest.raises(UserError, match="which is no file name"):
+        store.clips()
+
+
+def test_a_shard_that_is_missing_or_cut_off_is_named_with_the_clip(store):
+    video = store.video("b_boxes")
+    os.truncate(video.shard, video.offset + video.bytes - 1)
+    for read in (video.open, lambda: next(iterate(video)), lambda: read_window(video, 0, 1)):
+        with pytest.raises(UserError, match=r"train-00000.tar is cut off: .*b_boxes.mp4 ends at"):
+            read()
+    video.shard.unlink()
+    for read in (video.open, lambda: next(iterate(video)), lambda: read_window(video, 0, 1)):
+        with pytest.raises(UserError, match=r"train-00000.tar is missing, which holds b_boxes.mp4"):
+            read()

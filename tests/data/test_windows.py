@@ -156,7 +156,7 @@ def test_patches_are_cut_from_the_stored_video(small_store):
     rng = np.random.default_rng(0)
     patch = VideoPatches(small_store, 32, 48).window("c0", 3, 2, 4, rng)
     assert patch.shape == (2, 3, 32, 48)
-    video = torch.from_numpy(read_window(small_store.path("c0"), 3, 2, 4)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    video = torch.from_numpy(read_window(small_store.video("c0"), 3, 2, 4)).permute(0, 3, 1, 2).float() / 127.5 - 1
     found = video.unfold(2, 32, 1).unfold(3, 48, 1)[:, :, :, :].permute(2, 3, 0, 1, 4, 5).flatten(0, 1)
     assert (found == patch).flatten(1).all(1).any()
 

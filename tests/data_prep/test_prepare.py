@@ -14,6 +14,7 @@ import pytest
 
 from data_prep.pool import do_unit
 from data_prep.prepare import main
+from data_prep.shards import members
 from data_prep.source import Unit
 from data_prep.splits import split_routes
 from data_prep.videos import VideosConfig, VideosSource
@@ -93,7 +94,7 @@ def test_killed_and_run_again_gives_the_bytes_of_an_unbroken_run(films, tmp_path
     main(words(films, whole))
     assert first.stat().st_mtime_ns == made  # kept, not made again
     assert not half.exists()
-    for name in TABLES:
+    for name in (*TABLES, *(path.relative_to(whole) for path in whole.glob("shards/*"))):
         assert (killed / name).read_bytes() == (whole / name).read_bytes(), name
 
 
@@ -102,7 +103,8 @@ def test_overwrite_begins_anew(films, tmp_path):
     main(words(films, out))
     main(words(films, out, "overwrite=true", "videos.clip_seconds=1"))
     assert ClipStore(out).index["frames"].max() == 15
-    assert len(list((out / "clips").iterdir())) == len(ClipStore(out).index)
+    assert sum(len(list(members(path))) for path in (out / "shards").iterdir()) == len(ClipStore(out).index)
+    assert not (out / "clips").exists()
 
 
 def test_two_at_once_are_refused_and_a_dead_lock_is_not(films, tmp_path):
@@ -152,6 +154,7 @@ def test_files_of_others_are_not_touched(films, tmp_path):
     [
         (["source=lidar"], "source=lidar is unknown; expected one of town, videos"),
         (["workers=-1"], "workers is -1"),
+        (["shard_mb=0"], "shard_mb is 0"),
         (["val_share=0.6", "test_share=0.5"], "less than 1 together"),
         (["videos.fsp=3"], "unknown key 'videos.fsp'; did you mean videos.fps"),
         (["root=nowhere"], "root=nowhere is not a folder"),

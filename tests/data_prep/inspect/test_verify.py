@@ -1,5 +1,7 @@
 """`drivesim data verify`: a whole store passes, every kind of damage is named, and the remedy it tells works."""
 
+import os
+
 import pandas as pd
 import pytest
 
@@ -31,10 +33,23 @@ def first_twice(clip):
     return lambda table: pd.concat([table, table[table["clip"] == clip].head(1)])
 
 
-def flip(path):
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 255
-    path.write_bytes(bytes(content))
+def overwrite(store, clip, content, at=0.5):
+    """Put other bytes into the shard, from that share of a clip on."""
+    video = store.video(clip)
+    with open(video.shard, "r+b") as file:
+        file.seek(video.offset + int(at * video.bytes))
+        file.write(content)
+
+
+def flip(store, clip):
+    with store.video(clip).open() as file:
+        middle = file.read()[int(0.5 * store.video(clip).bytes)]
+    overwrite(store, clip, bytes([middle ^ 255]))
+
+
+def cut(store, clip):
+    video = store.video(clip)
+    os.truncate(video.shard, video.offset + video.bytes // 2)
 
 
 def test_a_whole_store_passes(data, store):
@@ -44,18 +59,21 @@ def test_a_whole_store_passes(data, store):
 
 
 FILES = {
-    "a flipped byte": (lambda store: flip(store.path("c1")), ["c1.mp4 has sha256"]),
-    "a cut file": (
-        lambda store: store.path("c1").write_bytes(store.path("c1").read_bytes()[:-2000]),
-        ["c1.mp4 has sha256", "frames, the index says 44"],
+    "a flipped byte": (lambda store: flip(store, "c1"), ["c1.mp4 in", "train-00000.tar has sha256"]),
+    "a clip of zeros": (
+        lambda store: overwrite(store, "c1", bytes(store.video("c1").bytes), at=0),
+        ["c1.mp4 in", "has sha256"],
     ),
-    "an empty file": (lambda store: store.path("c1").write_bytes(b""), ["c1.mp4 has sha256", "it is empty"]),
-    "no file": (lambda store: store.path("c1").unlink(), ["c1.mp4 is missing"]),
+    "a cut shard": (
+        lambda store: cut(store, "c1"),
+        ["c1.mp4 ends at", "c2.mp4 ends at"],
+    ),
+    "no shard": (lambda store: store.video("c1").shard.unlink(), ["train-00000.tar is missing, with 3 clips"]),
     "no folder": (
-        lambda store: (store.root / "clips").rename(store.root / "x"),
-        [f"c{i}.mp4 is missing" for i in range(5)],
+        lambda store: (store.root / "shards").rename(store.root / "x"),
+        ["train-00000.tar is missing, with 3 clips", "val-00000.tar is missing, with 2 clips"],
     ),
-    "a stray file": (lambda store: (store.root / "clips/x.mp4").touch(), ["x.mp4 belongs to no clip"]),
+    "a stray shard": (lambda store: (store.root / "shards/x.tar").touch(), ["x.tar belongs to no clip"]),
     "no table": (lambda store: (store.root / "frames.parquet").unlink(), ["frames.parquet is not readable"]),
     "a cut table": (
         lambda store: (store.root / "boxes.parquet").write_bytes((store.root / "boxes.parquet").read_bytes()[:-9]),
@@ -67,12 +85,13 @@ TABLES = {
     "wrong frames": ("index", at("c0", frames=35), [
         "frames.parquet: clip c0 has 0 frames missing, 1 rows too many, the index says 35",
         "clip c0 has 1 boxes of frames that the clip does not have, the first in frame 35, track 1",
-        "c0.mp4 holds 36 frames, the index says 35"]),
-    "wrong hash": ("index", at("c0", sha256="0" * 64), ["c0.mp4 has sha256", "says 000000000000..."]),
+        "holds 36 frames, the index says 35"]),
+    "wrong hash": ("index", at("c0", sha256="0" * 64), ["c0.mp4 in", "says 000000000000..."]),
     "clip twice": ("index", first_twice("c2"), ["clip c2 is there more than once"]),
     "clip unknown": ("index", without_first("c2"), [
         "frames.parquet: 6 rows of clip c2, which is not in index.parquet",
-        "boxes.parquet: 6 rows of clip c2, which is not in index.parquet", "c2.mp4 belongs to no clip"]),
+        "boxes.parquet: 6 rows of clip c2, which is not in index.parquet",
+        "train-00000.tar belongs to no clip"]),
     "route in two": ("index", at("c3", route="r0"), ["route r0 lies in train and val"]),
     "split unknown": ("index", at("c3", split="dev"), ["clip c3 has split 'dev', expected one of train, val, test"]),
     "frame missing": ("frames", without_first("c4"), ["clip c4 has 1 frames missing, 0 rows too many"]),
@@ -111,19 +130,19 @@ def test_the_remedy_makes_the_damaged_clip_again_and_leaves_the_others(data, tmp
     words += ["videos.height=32", "videos.width=64", "videos.fps=15", "videos.clip_seconds=2", "videos.min_seconds=0.5"]
     prepare(words)
     store = ClipStore(tmp_path / "store")
-    before = {path: path.read_bytes() for path in store.root.glob("clips/*")}
-    other = store.path("day_1_0002").stat().st_mtime_ns
-    flip(store.path("day_1_0000"))
+    before = {path: path.read_bytes() for path in store.root.glob("shards/*")}
+    flip(store, "day_1_0000")
     assert data("verify", f"store={store.root}")[0] == 2
 
-    for told in ("store.json", "parts/*.unit.json", "parts/day_1_0000.*"):
+    for told in ("store.json", "parts/day_1_0000.*"):
         for path in store.root.glob(told):
             path.unlink()
     prepare(words)
     assert data("verify", f"store={store.root}")[0] == 0
+    cut(store, "day_1_0001")
     (store.root / "boxes.parquet").unlink()
     (store.root / "store.json").unlink()
-    prepare(words)  # a table comes back from the parts
+    prepare(words)  # a table comes back from the parts, and the clips that a shard lost are made again
     assert data("verify", f"store={store.root}")[0] == 0
-    assert {path: path.read_bytes() for path in store.root.glob("clips/*")} == before
-    assert store.path("day_1_0002").stat().st_mtime_ns == other
+    assert {path: path.read_bytes() for path in store.root.glob("shards/*")} == before
+    assert not (store.root / "clips").exists()
