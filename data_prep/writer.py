@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -70,11 +70,21 @@ def merge(root: Path, info: dict[str, Any], shard_mb: float = SHARD_MB) -> None:
     tables = {}
     for name, schema in TABLES.items():
         parts = sorted((root / "parts").glob(f"*.{name}.parquet"))
-        table = pa.concat_tables([pq.read_table(part, schema=schema) for part in parts] or [schema.empty_table()])
-        tables[name] = table.sort_by(ORDER[name])
+        tables[name] = pa.concat_tables(
+            [pq.read_table(part, schema=schema) for part in parts] or [schema.empty_table()]
+        )
+    tables["index"] = pack(root, tables["index"].sort_by(ORDER["index"]), shard_mb)
+    finish(root, tables, info)
+
+
+def finish(root: Path, tables: Mapping[str, pa.Table], info: dict[str, Any]) -> None:
+    """Write the tables of a store whose clips are in its shards, then store.json, which says the store is whole.
+
+    Rows may come in any order; where in the other tables those of a clip begin is noted in the index.
+    """
+    tables = {name: table.sort_by(ORDER[name]) for name, table in tables.items()}
     for count, at in (("frames", "frames_at"), ("boxes", "boxes_at")):
         tables["index"] = _with_starts(tables["index"], count, at)
-    tables["index"] = pack(root, tables["index"], shard_mb)
     for name, table in tables.items():
         _write_table(root / f"{name}.parquet", table)
     with atomic_path(root / "store.json") as temporary:

@@ -46,7 +46,7 @@ def main(argv: Sequence[str]) -> None:
     config = parse(ExportConfig, argv, "drivesim data export")
     _check(config)
     out = check_folder(config.out, MARKER, config.overwrite)
-    store = ClipStore(Path(config.store))
+    store = ClipStore(config.store)
     clips = chosen(store, config)
     total = int(store.index.loc[clips, "frames"].sum())
     with atomic_folder(out, MARKER, config.overwrite) as folder, tqdm(total=total, desc="export", unit="frame") as bar:

@@ -51,7 +51,7 @@ class Job:
 
     def _save(self, clip: str, paths: Mapping[int, Path]) -> None:
         missing = set(paths)
-        for number, picture in enumerate(iterate(self.store.path(clip))):
+        for number, picture in enumerate(iterate(self.store.video(clip))):
             if number in missing:
                 Image.fromarray(picture).save(paths[number], quality=self.quality)
                 missing.remove(number)

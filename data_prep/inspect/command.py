@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
+from data_prep import merge
 from data_prep.export import command as export
 from data_prep.inspect import query, stats, verify, view
 from drivesim.errors import UserError
@@ -12,6 +13,7 @@ VERBS: dict[str, tuple[Callable[[Sequence[str]], None], str]] = {
     "query": (query.main, "the clips for which a condition holds"),
     "verify": (verify.main, "whether files and tables are whole and agree"),
     "export": (export.main, "clips as a data set of nuScenes or COCO"),
+    "merge": (merge.main, "several stores as one"),
 }
 
 

@@ -154,7 +154,7 @@ def test_pictures_are_there_and_show_the_frames(tree, nusc, town_store):
         shown = np.asarray(Image.open(tree / record["filename"])).astype(float)
         clip, frame = clip_and_frame(record)
         assert shown.shape == (record["height"], record["width"], 3) == (128, 256, 3)
-        assert np.abs(shown - read_window(town_store.path(clip), frame, 1)[0]).mean() < 2.5  # JPEG, quality 95
+        assert np.abs(shown - read_window(town_store.video(clip), frame, 1)[0]).mean() < 2.5  # JPEG, quality 95
     files = {path.relative_to(tree).as_posix() for path in tree.rglob("*.jpg")}
     assert files == {record["filename"] for record in nusc.sample_data}
 
