@@ -8,7 +8,7 @@ from drivesim.config import option, parse
 from drivesim.data.store import ClipStore
 from drivesim.files import atomic_path, check_output
 
-HIDDEN = ["sha256", "frames_at", "boxes_at", "boxes"]  # for programs, not for readers
+HIDDEN = ["sha256", "shard", "shard_at", "bytes", "frames_at", "boxes_at", "boxes"]  # for programs, not for readers
 
 
 @dataclass

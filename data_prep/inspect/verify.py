@@ -14,7 +14,7 @@ from drivesim.config import option, parse
 from drivesim.data.clip_file import SEE_VERIFY, ClipFile
 from drivesim.data.remote import exists, join
 from drivesim.data.schema import SPLITS, TABLES
-from drivesim.data.store import ClipStore
+from drivesim.data.store import ClipStore, clip_file
 from drivesim.data.video import count_frames
 from drivesim.errors import UserError
 
@@ -128,7 +128,7 @@ def file_damage(store: ClipStore, index: pd.DataFrame) -> Iterator[str]:
                 continue
             for row in rows.itertuples():
                 try:
-                    yield from clip_damage(store.video(row.clip), row.sha256, row.frames)
+                    yield from clip_damage(clip_file(store.root, row.clip, row), row.sha256, row.frames)
                 except UserError as error:
                     yield str(error).removesuffix(SEE_VERIFY)
                 bar.update()

@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import pandas as pd
@@ -111,12 +111,7 @@ class ClipStore:
 
         raises  UserError if there is no such clip, or the index places it outside the store
         """
-        row = self.index.loc[self.known(clip)]
-        parts = PurePosixPath(row.shard)
-        if parts.is_absolute() or ".." in parts.parts:
-            found = f"{self.root}: index.parquet places clip {clip} in {row.shard}, outside the store"
-            raise UserError(f"{found}; prepare the store again")
-        return ClipFile(f"{clip}.mp4", join(self.root, row.shard), int(row.shard_at), int(row.bytes))
+        return clip_file(self.root, clip, self.index.loc[self.known(clip)])
 
     def frames(self, clip: str) -> pd.DataFrame:
         """Rows of the FRAMES table, one a frame, in order."""
@@ -157,6 +152,16 @@ class ClipStore:
         travel, heading = ego_motion(frames)
         layout.travel[:], layout.heading[:] = torch.from_numpy(travel), torch.from_numpy(heading)
         return layout
+
+
+def clip_file(root: Place, clip: str, row: Any) -> ClipFile:
+    """Where a row of the index says that a clip lies. raises UserError if that is outside the store"""
+    parts = PurePosixPath(row.shard)
+    if parts.is_absolute() or ".." in parts.parts:
+        raise UserError(
+            f"{root}: index.parquet places clip {clip} in {row.shard}, outside the store; prepare the store again"
+        )
+    return ClipFile(f"{clip}.mp4", join(root, row.shard), int(row.shard_at), int(row.bytes))
 
 
 def is_store(root: Place | str) -> bool:

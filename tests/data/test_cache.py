@@ -31,7 +31,7 @@ def files(folder) -> list[str]:
 
 
 def test_cached_frames_are_the_decoded_ones(store, frames):
-    decoded = [fit(picture, (32, 64)).transpose(2, 0, 1) for picture in iterate(store.path("c0"))]
+    decoded = [fit(picture, (32, 64)).transpose(2, 0, 1) for picture in iterate(store.video("c0"))]
     assert np.array_equal(frames.read("c0"), np.stack(decoded))
     window = frames.window("c0", 2, 3, 4)
     assert_close(window, from_uint8(torch.from_numpy(np.stack(decoded)[[2, 6, 10]])))

@@ -9,7 +9,7 @@ import torch
 from scipy.interpolate import interp1d
 
 from drivesim.clip import CLASSES, NO_BOX, Layout
-from drivesim.data.store import BOXES, FRAMES, INDEX
+from drivesim.data.store import BOXES, FRAMES, INDEX, SCHEMA
 from drivesim.errors import UserError
 from drivesim.generation.layout_file import BOX_KEYS, load_layout, read_layout, resample, save_layout
 
@@ -212,7 +212,7 @@ def make_store(root, frames: int = 20, fps: float = 10):
     ]
     bus = [box(2, "bus", 0.5, 0.5, 0.6, 0.6) | {"clip": "0001", "frame": i, "visibility": 1.0} for i in range(frames)]
     table(BOXES, car + bus).to_parquet(root / "boxes.parquet")
-    (root / "store.json").write_text('{"schema": 1}')
+    (root / "store.json").write_text(f'{{"schema": {SCHEMA}}}')
     return root
 
 
