@@ -14,13 +14,31 @@ def corners(centre: np.ndarray, size: np.ndarray, yaw: np.ndarray) -> np.ndarray
 
     At yaw 0 the length lies along z and the width along x.
     """
-    x, y, z = (_CORNERS[:, None] * size[None, :, [1, 2, 0]]).transpose(2, 1, 0)
-    cos, sin = np.cos(yaw)[:, None], np.sin(yaw)[:, None]
-    return np.stack([x * cos + z * sin, y, z * cos - x * sin], -1) + centre[:, None]
+    return turned_corners(centre, size, upright(yaw))
+
+
+def turned_corners(centre: np.ndarray, size: np.ndarray, rotation: np.ndarray) -> np.ndarray:
+    """Corners [n, 8, 3] of boxes that are turned in any way: centre [n, 3], size [n, 3] length, width, height.
+
+    rotation  [n, 3, 3] box to camera; the box's own x lies along its length, y along its width, z along its height
+    """
+    return _CORNERS * size[:, None] @ rotation.transpose(0, 2, 1) + centre[:, None]
+
+
+def upright(yaw: np.ndarray) -> np.ndarray:
+    """Rotations [n, 3, 3], box to camera, of boxes that stand upright: yaw [n], about the camera's y axis."""
+    cos, sin, no = np.cos(yaw), np.sin(yaw), np.zeros_like(yaw)
+    length, width, height = (sin, no, cos), (-cos, no, sin), (no, no - 1, no)
+    return np.stack([np.stack(axis, -1) for axis in (length, width, height)], -1)
+
+
+def yaw_of(rotation: np.ndarray) -> np.ndarray:
+    """The yaw [n] of rotations [n, 3, 3], box to camera: where the length points, seen from above."""
+    return np.arctan2(rotation[:, 0, 0], rotation[:, 2, 0])
 
 
 def picture_box(camera: Camera, solid: np.ndarray) -> tuple[float, float, float, float] | None:
-    """Tight box (fractions of the picture) of the 8 corners of `corners`, cut at the near plane; None out of view."""
+    """Tight box (fractions of the picture) of the 8 corners of a box, cut at the near plane; None out of view."""
     if (solid[:, 2] < NEAR_M).any():
         solid = _cut(solid)
         if len(solid) == 0:

@@ -4,6 +4,7 @@ Shards are linked where nothing in them changes its name, and written anew other
 so stores that share one stay independent of each other.
 """
 
+import json
 import os
 import re
 import shutil
@@ -14,17 +15,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from data_prep.shards import add_sample, members
-from data_prep.writer import finish
+from data_prep.writer import ORDER, group_rows
 from drivesim.config import option, parse
 from drivesim.data.remote import join
-from drivesim.data.schema import TABLES
+from drivesim.data.schema import INDEX, SCHEMA, TABLES
 from drivesim.data.store import ClipStore
+from drivesim.data.tables import read_table
 from drivesim.errors import UserError
 from drivesim.files import atomic_folder, check_folder
 
@@ -46,28 +49,33 @@ class MergeConfig:
 
 @dataclass
 class Share:
-    """What one store gives: its tables with the names they get, old name -> new name of clips, rows of its index."""
+    """What one store gives, and which of its clips and routes get another name: old -> new."""
 
     store: ClipStore
-    tables: dict[str, pa.Table]
+    label: str
     clips: dict[str, str]
     routes: dict[str, str]
+
+    def table(self, name: str) -> pa.Table:
+        """All rows of one of TABLES, with the names they get. raises UserError if it cannot be read"""
+        table = _renamed(read_table(self.store.root, name), "clip", self.clips)
+        return _renamed(table, "route", self.routes) if name == "index" else table
 
 
 def main(argv: Sequence[str]) -> None:
     """Run the command. raises UserError for a mistake in `argv` or a store that cannot be read"""
     config = parse(MergeConfig, argv, "drivesim data merge")
     out = check_folder(config.out, MARKER, config.overwrite)
-    stores = _stores(config, out)
-    shares = shared_out(stores)
+    shares = shared_out(_stores(config, out))
     with atomic_folder(out, MARKER, config.overwrite) as folder:
-        tables = {name: pa.concat_tables([share.tables[name] for share in shares]) for name in TABLES}
-        tables["index"] = place_shards(folder, shares)
-        info = {name: share.store.info for name, share in zip(_labels(stores), shares, strict=True)}
-        sources = sorted({str(store.info.get("source", "")) for store in stores})
-        finish(folder, tables, {"source": ", ".join(sources), "stores": info})
-    index = ClipStore(out).index
-    print(f"{out}: {len(index)} clips of {index['route'].nunique()} routes from {len(stores)} stores")
+        index = place_shards(folder, shares).sort_by(ORDER["index"])
+        for name in TABLES:  # one after the other: those of large stores fill the memory
+            rows = index if name == "index" else pa.concat_tables(share.table(name) for share in shares)
+            rows = with_starts(rows) if name == "index" else rows.sort_by(ORDER[name])
+            groups = group_rows(rows.num_rows)
+            pq.write_table(rows, folder / f"{name}.parquet", row_group_size=groups, compression="zstd")
+        _save_marker(folder, shares)
+    print(f"{out}: {len(index)} clips of {len(index['route'].unique())} routes from {len(shares)} stores")
     _tell_renamed("clips", [share.clips for share in shares])
     _tell_renamed("routes", [share.routes for share in shares])
 
@@ -85,30 +93,18 @@ def _stores(config: MergeConfig, out: Path) -> list[ClipStore]:
 
 
 def shared_out(stores: Sequence[ClipStore]) -> list[Share]:
-    """The tables of each store with the names that its clips and routes get.
-
-    raises  UserError if a table cannot be read, or a name that is made is taken
-    """
-    tables = [{name: _read(store, name) for name in TABLES} for store in stores]
+    """Each store with the names that its clips and routes get. raises UserError if a name that is made is taken"""
     labels = _labels(stores)
-    clips = _told_apart([table["index"]["clip"].to_pylist() for table in tables], labels)
-    routes = _told_apart([table["index"]["route"].unique().to_pylist() for table in tables], labels)
-    for table, clip, route in zip(tables, clips, routes, strict=True):
-        table |= {name: _renamed(table[name], "clip", clip) for name in TABLES}
-        table["index"] = _renamed(table["index"], "route", route)
-    return [Share(*rest) for rest in zip(stores, tables, clips, routes, strict=True)]
+    clips = _told_apart([store.clips() for store in stores], labels)
+    routes = _told_apart([store.index["route"].unique().tolist() for store in stores], labels)
+    return [Share(*rest) for rest in zip(stores, labels, clips, routes, strict=True)]
 
 
-def _read(store: ClipStore, name: str) -> pa.Table:
-    """A table as it is on disk: pandas would turn NaN into null on the way back."""
-    store_table = store.file(f"{name}.parquet")
-    try:
-        return pq.read_table(store_table, schema=TABLES[name])
-    except (OSError, pa.ArrowException) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(
-            f"{join(store.root, name)}.parquet is not readable ({reason}); prepare the store again"
-        ) from error
+def _save_marker(folder: Path, shares: Sequence[Share]) -> None:
+    sources = ", ".join(sorted({str(share.store.info.get("source", "")) for share in shares}))
+    stores = {share.label: share.store.info for share in shares}
+    text = json.dumps({"schema": SCHEMA, "source": sources, "stores": stores}, indent=2, sort_keys=True)
+    (folder / MARKER).write_text(text + "\n")
 
 
 def _labels(stores: Sequence[ClipStore]) -> list[str]:
@@ -147,7 +143,7 @@ def place_shards(folder: Path, shares: Sequence[Share]) -> pa.Table:
     """
     numbers: dict[str, int] = defaultdict(int)
     rows: list[dict[str, Any]] = []
-    with tqdm(total=sum(len(share.tables["index"]) for share in shares), desc="merge", unit="clip") as bar:
+    with tqdm(total=sum(len(share.store.clips()) for share in shares), desc="merge", unit="clip") as bar:
         for share, shard, clips in _shards(shares):
             split = clips[0]["split"]
             target = f"shards/{split}-{numbers[split]:05d}.tar"
@@ -155,14 +151,23 @@ def place_shards(folder: Path, shares: Sequence[Share]) -> pa.Table:
             where = _bring(share, shard, clips, folder / target)
             rows += [row | {"shard": target, "shard_at": where[row["clip"]]} for row in clips]
             bar.update(len(clips))
-    return pa.Table.from_pylist(rows, TABLES["index"])
+    return pa.Table.from_pylist(rows, INDEX)
+
+
+def with_starts(index: pa.Table) -> pa.Table:
+    """Note where the rows of each clip begin in the other tables; all are sorted by clip."""
+    for count in ("frames", "boxes"):
+        counts = index[count].to_numpy().astype(np.int64)
+        at = index.column_names.index(f"{count}_at")
+        index = index.set_column(at, INDEX.field(at), pa.array(np.cumsum(counts) - counts))
+    return index
 
 
 def _shards(shares: Iterable[Share]) -> Iterator[tuple[Share, str, list[dict[str, Any]]]]:
     """Every shard of every store with its rows of the index, in the order in which they lie in it."""
     for share in shares:
         held: dict[str, list[dict[str, Any]]] = defaultdict(list)
-        for row in share.tables["index"].to_pylist():
+        for row in share.table("index").to_pylist():
             held[row["shard"]].append(row)
         for shard in sorted(held):
             yield share, shard, sorted(held[shard], key=lambda row: row["shard_at"])

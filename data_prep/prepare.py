@@ -17,6 +17,9 @@ from typing import Any
 
 from tqdm import tqdm
 
+from data_prep.images import ImagesConfig, ImagesSource
+from data_prep.kitti.source import KittiConfig, KittiSource
+from data_prep.nuscenes.source import NuscenesConfig, NuscenesSource
 from data_prep.pool import UnitResult, run_units
 from data_prep.shards import SHARD_MB, forget_lost
 from data_prep.source import Source, Unit
@@ -36,7 +39,7 @@ class PrepareConfig:
     """Turn raw driving data into a clip store. The same command again goes on where it was stopped."""
 
     out: str = option(help="folder of the store")
-    source: str = option("town", "town (procedural), videos (a folder of video files)")
+    source: str = option("town", "town (procedural), nuscenes, kitti, videos, images (folders of such files)")
     root: str | None = option(None, "folder with the raw data; town needs none")
     workers: int = option(0, "processes; 0: one a core")
     overwrite: bool = option(False, "throw away the store in `out` and begin anew")
@@ -46,12 +49,18 @@ class PrepareConfig:
     shard_mb: float = option(SHARD_MB, "about how many megabytes of video go into one file of the store")
     town: TownConfig = field(default_factory=TownConfig)
     videos: VideosConfig = field(default_factory=VideosConfig)
+    images: ImagesConfig = field(default_factory=ImagesConfig)
+    kitti: KittiConfig = field(default_factory=KittiConfig)
+    nuscenes: NuscenesConfig = field(default_factory=NuscenesConfig)
 
 
 # A new kind of raw data is one line here and one field above.
 SOURCES: dict[str, Callable[[PrepareConfig], Source]] = {
     "town": lambda config: TownSource(config.town),
     "videos": lambda config: VideosSource(config.videos, config.root),
+    "images": lambda config: ImagesSource(config.images, config.root),
+    "kitti": lambda config: KittiSource(config.kitti, config.root),
+    "nuscenes": lambda config: NuscenesSource(config.nuscenes, config.root),
 }
 STORE_FILES = ("store.json", "prepare.json", "dropped.json", *(f"{name}.parquet" for name in TABLES))
 

@@ -14,9 +14,11 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from data_prep.framing import framed
+from data_prep.naming import printable
 from data_prep.options import ClipOptions
 from data_prep.source import Dropped, Frame, RawClip, Refused
 
+TIE_S = 1e-6  # of two pictures as near as this the later is shown: at twice the recorded rate each is shown twice
 GAP_PERIODS = 2.5  # a pause longer than this many usual intervals ends a clip
 MOST_PIXELS = 50_000_000  # a picture that claims more is not decoded: a few bytes of header can ask for any memory
 
@@ -67,8 +69,8 @@ def _checked_times(name: str, shots: Sequence[Shot]) -> np.ndarray:
         at = int(np.flatnonzero(~(step > 0))[0])
         what = "repeats" if step[at] == 0 else "goes back"
         raise Refused(
-            f"the time {what} from {times[at]:.6f} s ({shots[at].image.name}) to {times[at + 1]:.6f} s "
-            f"({shots[at + 1].image.name}); repair the time stamps"
+            f"the time {what} from {times[at]:.6f} s ({printable(shots[at].image.name)}) to {times[at + 1]:.6f} s "
+            f"({printable(shots[at + 1].image.name)}); repair the time stamps"
         )
     return times - times[0]
 
@@ -85,7 +87,7 @@ def _runs(times: np.ndarray, options: ClipOptions) -> Iterator[tuple[float, list
         seconds = times[part[-1]] - times[part[0]] + np.median(step)  # the last picture stays as long as any
         instants = times[part[0]] + np.arange(max(1, round(seconds * options.fps))) / options.fps
         middles = (times[part][1:] + times[part][:-1]) / 2
-        shown = part[np.searchsorted(middles, instants, side="right")].tolist()
+        shown = part[np.searchsorted(middles, instants + TIE_S, side="right")].tolist()
         for start in range(0, len(shown), longest):
             yield float(instants[start]), shown[start : start + longest]
 
@@ -116,7 +118,7 @@ class _Piece:
                 try:
                     picture = read_picture(self.shots[index].image)
                 except (OSError, ValueError) as error:
-                    self.bad = f"{self.shots[index].image}: {error}"
+                    self.bad = f"{printable(self.shots[index].image)}: {error}"
                     self.rest = [other for other in self.shown[position:] if other != index]
                     break
                 recorded = self.shots[index].describe(picture)

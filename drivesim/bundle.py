@@ -107,6 +107,13 @@ class Bundle:
         with atomic_path(self.root / "model_index.json") as path:
             path.write_text(json.dumps({"format": FORMAT, **common, "stages": stages}, indent=2))
 
+    def record(self, stage: str) -> dict[str, Any]:
+        """training.json of a stage: how it came about; empty where it is not readable, since nothing depends on it."""
+        try:
+            return json.loads((self.root / stage / "training.json").read_text())
+        except (OSError, ValueError):
+            return {}
+
     def stale(self, stage: str) -> str | None:
         """The stage that was trained again after `stage` was trained on it; None if there is none, or no record of it
         as in older bundles."""

@@ -10,6 +10,7 @@ from torch import Tensor
 CLASSES = ("car", "truck", "bus", "pedestrian", "cyclist")
 VEHICLES = ("car", "truck", "bus")
 NO_BOX = -1  # class of an empty slot
+MIN_VISIBILITY = 0.15  # share of itself that an object must show: asking for a hidden car steers nothing
 SPEED_MPS = 8.0  # taken for driven where nobody says how fast, in training and in sampling alike
 
 
@@ -86,6 +87,31 @@ class Layout:
             heading=torch.where(unknown, torch.zeros_like(self.heading), self.heading),
         )
 
+    def mirrored(self) -> "Layout":
+        """The same drive seen in a mirror, left and right exchanged."""
+        x1, y1, x2, y2 = self.boxes.unbind(-1)
+        boxes = torch.stack([1 - x2, y1, 1 - x1, y2], -1)
+        empty = (self.classes == NO_BOX)[..., None]
+        return replace(self, boxes=torch.where(empty, self.boxes, boxes), heading=-self.heading)
+
+    def cropped(self, left: float, top: float, width: float, height: float) -> "Layout":
+        """What a part of the picture shows, given in fractions of it.
+
+        Boxes of which less than MIN_VISIBILITY is left are emptied; how many vehicles are in view is unknown then.
+        """
+        corner, size = self.boxes.new_tensor([left, top] * 2), self.boxes.new_tensor([width, height] * 2)
+        moved = (self.boxes - corner) / size
+        boxes = moved.clamp(0, 1)
+        left_over = _area(boxes) / _area(moved).clamp_min(1e-9)
+        gone = (left_over < MIN_VISIBILITY) | (self.classes == NO_BOX)
+        return replace(
+            self,
+            boxes=boxes.masked_fill(gone[..., None], 0),
+            classes=self.classes.masked_fill(gone, NO_BOX),
+            tracks=self.tracks.masked_fill(gone, NO_BOX),
+            crowdedness=torch.full_like(self.crowdedness, float("nan")),
+        )
+
     @property
     def num_frames(self) -> int:
         return self.night.shape[-1]
@@ -105,8 +131,7 @@ class Layout:
         """Bring the box axis to `slots`: empty slots are added, or the smallest boxes of a frame left out."""
         missing = slots - self.classes.shape[-1]
         if missing < 0:
-            area = (self.boxes[..., 2:] - self.boxes[..., :2]).prod(-1)
-            keep = area.masked_fill(self.classes == NO_BOX, -1).argsort(-1, descending=True)[..., :slots]
+            keep = _area(self.boxes).masked_fill(self.classes == NO_BOX, -1).argsort(-1, descending=True)[..., :slots]
             boxes = self.boxes.gather(-2, keep[..., None].expand(*keep.shape, 4))
             return replace(
                 self, boxes=boxes, classes=self.classes.gather(-1, keep), tracks=self.tracks.gather(-1, keep)
@@ -145,6 +170,11 @@ class Clip:
     layout: Layout
     fps: float
     name: str = ""
+
+
+def _area(boxes: Tensor) -> Tensor:
+    """[..., 4] -> [...]"""
+    return (boxes[..., 2:] - boxes[..., :2]).prod(-1)
 
 
 def to_uint8(video: Tensor) -> Tensor:

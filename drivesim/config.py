@@ -124,6 +124,8 @@ def _one_line(error: Exception, schema: type) -> str:
         r"Value (.*) (?:of type '\w+' could not be converted to|is not a valid) (\w+)", reason, re.DOTALL
     ):
         reason = f"found {wrong.group(1)}, expected {WORDS.get(wrong.group(2), wrong.group(2))}"
+    if "is not a ListConfig" in reason:
+        reason = "expected a list in brackets, as in [a,b]"
     return f"{full.group(1)}: {reason}" if full else reason
 
 

@@ -48,15 +48,18 @@ def atomic_folder(path: Path | str, marker: str, overwrite: bool = False) -> Ite
     with _only_user(temporary, path):
         try:
             yield temporary
-            shutil.rmtree(replaced, ignore_errors=True)
             if path.exists():
+                shutil.rmtree(replaced, ignore_errors=True)
                 os.rename(path, replaced)
             os.rename(temporary, path)
-        except KeyboardInterrupt as interrupt:
-            raise KeyboardInterrupt(f"interrupted; {path} is as it was before") from interrupt
-        finally:
+        except BaseException as error:
+            if replaced.exists() and not path.exists():
+                os.rename(replaced, path)
             shutil.rmtree(temporary, ignore_errors=True)
-            shutil.rmtree(replaced, ignore_errors=True)
+            if isinstance(error, KeyboardInterrupt):
+                raise KeyboardInterrupt(f"interrupted; {path} is as it was before") from error
+            raise
+        shutil.rmtree(replaced, ignore_errors=True)
 
 
 @contextmanager

@@ -2,11 +2,15 @@
 
 from dataclasses import replace
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
+from scipy.spatial.transform import Rotation
 from torch.testing import assert_close
 
 from drivesim.clip import NO_BOX, Camera, Layout, from_uint8, to_uint8
+from drivesim.data.store import ego_motion
 
 
 def layout(sides: list[float], classes: list[int] | None = None) -> Layout:
@@ -25,6 +29,48 @@ def test_where_nobody_says_how_it_was_driven_it_goes_straight_on_at_the_given_sp
     assert torch.equal(known.driven(times, 8.0).heading, known.heading)
     assert Layout.unknown(3).driven(times, 8.0).travel.tolist() == [0, 4, 8]
     assert Layout.unknown(3).driven(times, 8.0).heading.tolist() == [0, 0, 0]
+
+
+def test_in_a_mirror_boxes_change_sides_and_empty_slots_stay_empty():
+    boxes = torch.tensor([[[0.1, 0.2, 0.4, 0.5], [0.0, 0, 0, 0]]])
+    seen = replace(layout([0.1, 0.1], [0, NO_BOX]), boxes=boxes).mirrored()
+    assert_close(seen.boxes, torch.tensor([[[0.6, 0.2, 0.9, 0.5], [0.0, 0, 0, 0]]]))
+    assert seen.classes.tolist() == [[0, NO_BOX]]
+    assert_close(seen.mirrored().boxes, boxes)
+
+
+def test_in_a_mirror_a_bend_goes_the_other_way_as_poses_in_a_mirror_do():
+    rng = np.random.default_rng(0)
+    turns = Rotation.from_euler("yxz", np.cumsum(rng.normal(0, 0.1, (9, 3)), 0)).as_matrix()
+    places = np.cumsum(rng.normal(0, 1, (9, 3)), 0)
+    mirror = np.diag([-1.0, 1, 1])
+
+    def driven(turns: np.ndarray, places: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        poses = np.hstack([places, Rotation.from_matrix(turns).as_quat()])
+        frames = pd.DataFrame(poses, columns=["x_m", "y_m", "z_m", "qx", "qy", "qz", "qw"])
+        return tuple(torch.from_numpy(part) for part in ego_motion(frames))
+
+    travel, heading = driven(turns, places)
+    seen = replace(Layout.unknown(9), travel=travel, heading=heading).mirrored()
+    expected = driven(mirror @ turns @ mirror, places @ mirror)
+    assert_close((seen.travel, seen.heading), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_boxes_follow_a_crop_and_those_that_leave_it_are_emptied():
+    boxes = torch.tensor([[[0.5, 0.5, 0.7, 0.6], [0.1, 0.5, 0.5, 0.7], [0.0, 0.0, 0.2, 0.2], [0.22, 0.5, 0.26, 0.7]]])
+    part = replace(layout([0.1] * 4, [0, 1, 2, 3]), boxes=boxes).cropped(0.25, 0.5, 0.5, 0.5)
+    assert part.classes.tolist() == [[0, 1, NO_BOX, 3]]
+    assert part.tracks.tolist() == [[0, 1, NO_BOX, 3]]
+    expected = [[0.5, 0, 0.9, 0.2], [0, 0, 0.5, 0.4], [0, 0, 0, 0], [0, 0, 0.02, 0.4]]
+    assert_close(part.boxes[0], torch.tensor(expected))
+    assert part.crowdedness.isnan().all()
+
+
+def test_a_sliver_of_a_box_is_no_box():
+    boxes = torch.tensor([[[0.0, 0, 0.2, 0.2], [0.0, 0, 0.2, 0.2]]])
+    whole = replace(layout([0.2, 0.2]), boxes=boxes)
+    assert whole.cropped(0.16, 0, 0.5, 1).classes.tolist() == [[0, 0]]  # a fifth is left
+    assert whole.cropped(0.18, 0, 0.5, 1).classes.tolist() == [[NO_BOX, NO_BOX]]  # a tenth
 
 
 def test_padding_to_fewer_slots_keeps_the_largest_boxes():

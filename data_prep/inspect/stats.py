@@ -10,9 +10,9 @@ from drivesim.clip import CLASSES
 from drivesim.config import option, parse
 from drivesim.data.schema import SPLITS
 from drivesim.data.store import ClipStore
+from drivesim.data.where import NIGHT
 from drivesim.files import atomic_path, check_output
 
-NIGHT = 0.5  # from here on a frame counts as night; dusk lies between 0 and 1
 LISTED = 8  # values of one kind that are listed; a folder of videos has as many sources as files
 UNKNOWN = "unknown"
 

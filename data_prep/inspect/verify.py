@@ -65,8 +65,10 @@ def damage(store: ClipStore) -> Iterator[str]:
     index = index.drop_duplicates("clip")
     if "frames" in tables:
         yield from frames_damage(index, tables["frames"])
+        yield from place_damage(index, "frames_at", tables["frames"])
     if "boxes" in tables:
         yield from boxes_damage(index, tables["boxes"])
+        yield from place_damage(index, "boxes_at", tables["boxes"])
     yield from file_damage(store, index)
 
 
@@ -110,6 +112,17 @@ def boxes_damage(index: pd.DataFrame, boxes: pd.DataFrame) -> Iterator[str]:
             first = rows.iloc[0]
             place = f"the first in frame {first['frame']}, track {first['track']}"
             yield f"boxes.parquet: clip {clip} has {len(rows)} boxes {what}, {place}"
+
+
+def place_damage(index: pd.DataFrame, at: str, table: pd.DataFrame) -> Iterator[str]:
+    """Clips whose rows do not begin where the index says."""
+    first = table["clip"].reset_index(drop=True).drop_duplicates()
+    begins = pd.Series(first.index, first.to_numpy())
+    known = index[index["clip"].isin(begins.index)]
+    found = begins.loc[known["clip"]].to_numpy()
+    for clip, said, row in zip(known["clip"], known[at], found, strict=True):
+        if said != row:
+            yield f"index.parquet: clip {clip} has {at} {said}, its rows begin at {row}"
 
 
 def file_damage(store: ClipStore, index: pd.DataFrame) -> Iterator[str]:

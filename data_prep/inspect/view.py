@@ -44,17 +44,14 @@ def main(argv: Sequence[str]) -> None:
         found = f"frames={config.frames}, columns={config.columns}, width={config.width}"
         raise UserError(f"{found}; expected at least 1, 1 and 16")
     store = ClipStore(config.store)
-    draw = drawing(store, store.known(config.clip), config.min_visibility)
+    draw = drawing(store, store.row(config.clip).name, config.min_visibility)
     save_video(store, config.clip, draw, out) if video else save_sheet(store, config, draw, out)
     print(f"{out}: clip {config.clip}")
 
 
 def drawing(store: ClipStore, clip: str, min_visibility: float) -> Draw:
     """What draws the store's knowledge of a clip. raises UserError if the tables disagree about its frames"""
-    table, count = store.table("frames"), int(store.index.loc[clip, "frames"])
-    speeds = table.loc[table["clip"] == clip, "speed_mps"].to_numpy()
-    if len(speeds) != count:
-        raise UserError(f"clip {clip} has {len(speeds)} rows of {count} frames; see `drivesim data verify`")
+    speeds = store.frames(clip)["speed_mps"].to_numpy()
     fullest = store.boxes(clip).groupby("frame").size().max() if len(store.boxes(clip)) else 1
     layout = store.layout(clip, int(fullest), min_visibility)
 

@@ -13,9 +13,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from drivesim.clip import from_uint8
+from drivesim.data.recent import Recent
 from drivesim.data.store import ClipStore
 from drivesim.data.video import iterate
 from drivesim.files import atomic_path
+
+MIRRORED = "_mirrored"
+KEPT_CLIPS = 4096  # files of latents that a process holds open; Linux allows 65530 maps
 
 
 @dataclass
@@ -65,7 +69,12 @@ class LatentCache:
     key: str
 
     def __post_init__(self) -> None:
-        self._loaded: dict[str, Tensor] = {}
+        self.read = Recent(self._load, KEPT_CLIPS)
+
+    def mirrored(self) -> "LatentCache":
+        """The cache of the same frames seen in a mirror, which need a copy of their own: no autoencoder here encodes a
+        mirrored frame to the mirrored latent."""
+        return LatentCache(self.store, self.key + MIRRORED)
 
     @property
     def folder(self) -> Path:
@@ -74,7 +83,7 @@ class LatentCache:
     def build(self, frames: FrameCache, encode: Callable[[Tensor], Tensor], batch: int = 64) -> "LatentCache":
         """Encode every clip that is not cached yet; latents of other autoencoders are removed."""
         for stale in self.store.cache.glob("latents_*"):
-            if stale != self.folder:
+            if stale.name.removesuffix(MIRRORED) != self.folder.name.removesuffix(MIRRORED):
                 shutil.rmtree(stale, ignore_errors=True)  # another process may be at it too
         todo = [clip for clip in self.store.clips() if not self._path(clip).exists()]
         for clip in tqdm(todo, desc="latents cached", unit="clip", disable=not todo):
@@ -91,11 +100,9 @@ class LatentCache:
     def _path(self, clip: str) -> Path:
         return self.folder / f"{clip}.safetensors"
 
-    def read(self, clip: str) -> Tensor:
+    def _load(self, clip: str) -> Tensor:
         """[T, C, h, w] float16; memory-mapped by safetensors, so only what is used is read."""
-        if clip not in self._loaded:
-            self._loaded[clip] = load_file(self._path(clip))["latents"]
-        return self._loaded[clip]
+        return load_file(self._path(clip))["latents"]
 
     def window(self, clip: str, start: int, count: int, stride: int, rng: np.random.Generator | None = None) -> Tensor:
         """[count, C, h, w] float32."""

@@ -1,24 +1,30 @@
 """Reading a clip store, whose files and tables drivesim/data/schema.py and docs/clip_store.md describe."""
 
+import copy
 import difflib
 import hashlib
 import json
 import os
-from dataclasses import dataclass
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from scipy.spatial.transform import Rotation
 
-from drivesim.clip import CLASSES, NO_BOX, Camera, Layout
+from drivesim.clip import CLASSES, MIN_VISIBILITY, NO_BOX, Camera, Layout
 from drivesim.data.clip_file import ClipFile
-from drivesim.data.remote import Place, exists, join, open_file, place, read_text
+from drivesim.data.remote import Place, exists, join, place, read_text
 from drivesim.data.schema import BOXES, FRAMES, INDEX, SCHEMA, SPLITS, TABLES
+from drivesim.data.tables import ClipRows, read_table
+from drivesim.data.where import select
 from drivesim.errors import UserError
 
 
@@ -26,10 +32,14 @@ from drivesim.errors import UserError
 class ClipStore:
     """Read side of a store, in a local folder or under a URL that fsspec knows (https://, s3://, memory:// ...).
 
-    raises  UserError if `root` holds no finished store, or one of another schema
+    Memory holds the index; the rows of a clip in the other tables are read when asked for.
+
+    selection  the condition that the clips of the index were selected by; empty for all of the store's
+    raises     UserError if `root` holds no finished store, or one of another schema
     """
 
     root: Place
+    selection: str = field(default="", init=False)
 
     def __post_init__(self) -> None:
         self.root = place(self.root)
@@ -58,82 +68,108 @@ class ClipStore:
         named after the contents of the clips, so that a store that was made anew finds nothing stale."""
         if isinstance(self.root, Path):
             return self.root / "cache"
-        contents = hashlib.sha256("".join(self.index["sha256"]).encode()).hexdigest()
+        hashes = read_table(self.root, "index", ["sha256"])["sha256"].to_pylist()
+        contents = hashlib.sha256("".join(hashes).encode()).hexdigest()
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "drivesim" / contents[:16]
 
     @cached_property
     def index(self) -> pd.DataFrame:
-        """One row a clip, indexed by clip name. raises UserError for names that would lead out of a folder"""
-        index = self.table("index").set_index("clip")
-        if len(bad := index.index[index.index.str.contains(r"[/\\]|^\.")]):
-            raise UserError(f"{self.root}: index.parquet names a clip {bad[0]!r}, which is no file name")
-        return index
+        """One row a clip, indexed by clip name; all columns but the hashes of the files, a third of its size.
+
+        raises  UserError for names that would lead out of a folder
+        """
+        index = read_table(self.root, "index", [name for name in INDEX.names if name != "sha256"])
+        bad = index["clip"].filter(pc.match_substring_regex(index["clip"], r"[/\\]|^\."))
+        if len(bad):
+            raise UserError(f"{self.root}: index.parquet names a clip {bad[0].as_py()!r}, which is no file name")
+        return to_pandas(index).set_index("clip")
 
     @cached_property
-    def _frames(self) -> dict[str, pd.DataFrame]:
-        return dict(iter(self.table("frames").groupby("clip", sort=False)))
+    def _frames(self) -> ClipRows:
+        return ClipRows(self.root, "frames")
 
     @cached_property
-    def _boxes(self) -> dict[str, pd.DataFrame]:
-        return dict(iter(self.table("boxes").groupby("clip", sort=False)))
+    def _boxes(self) -> ClipRows:
+        return ClipRows(self.root, "boxes")
 
-    def table(self, name: str) -> pd.DataFrame:
+    def table(self, name: str, columns: Sequence[str] | None = None) -> pd.DataFrame:
         """All rows of one of TABLES. raises UserError if the file is missing or damaged, or lacks columns"""
-        path = join(self.root, f"{name}.parquet")
-        try:
-            table = pd.read_parquet(self.file(f"{name}.parquet"))
-        except (OSError, pa.ArrowException) as error:
-            reason = str(error).splitlines()[0]
-            raise UserError(f"{path} is not readable ({reason}); prepare the store again") from error
-        if missing := [column for column in TABLES[name].names if column not in table]:
-            raise UserError(f"{path} lacks {', '.join(missing)}; prepare the store again")
-        return table
+        return to_pandas(read_table(self.root, name, columns))
+
+    def query(self, where: str) -> pd.DataFrame:
+        """The rows of the index for which a condition holds, with a column `seconds`. raises UserError, see where.py"""
+        return select(self.index.assign(seconds=self.index["frames"] / self.index["fps"]), where)
+
+    def select(self, where: str) -> "ClipStore":
+        """This store as if it held no clips but those for which `where` holds; an empty condition leaves all.
+
+        raises  UserError if there are none, or for a condition that cannot be read
+        """
+        if not where.strip():
+            return self
+        chosen = copy.copy(self)
+        chosen.index = self.query(where).drop(columns="seconds")
+        chosen.selection = f"({self.selection}) and ({where})" if self.selection else where
+        if chosen.index.empty:
+            raise UserError(f"{self.root}: where={where} holds for none of {len(self.index)} clips; ask for less")
+        return chosen
 
     def clips(self, split: str | None = None) -> list[str]:
         """Names of the clips of a split, or of all."""
         rows = self.index if split is None else self.index[self.index["split"] == split]
         return list(rows.index)
 
-    def file(self, name: str) -> Path | BinaryIO:
-        """A file of the store, as pandas and pyarrow read it. raises UserError if a remote one cannot be opened"""
-        path = join(self.root, name)
-        return path if isinstance(path, Path) else open_file(path)
-
-    def known(self, clip: str) -> str:
-        """The name back. raises UserError, with names that are alike, if there is no such clip"""
-        if clip not in self.index.index:
+    def row(self, clip: str) -> pd.Series:
+        """The clip's row of the index. raises UserError, with names that are alike, if there is no such clip"""
+        # By bisection: the hash table that .loc builds takes a second and 100 MB for a million names.
+        at = bisect_left(self.index.index, clip)
+        if at == len(self.index) or self.index.index[at] != clip:
             close = difflib.get_close_matches(clip, self.clips(), n=3) or self.clips()[:3]
             raise UserError(f"{self.root} has no clip {clip!r}; try {', '.join(close)}")
-        return clip
+        return self.index.iloc[at]
 
     def video(self, clip: str) -> ClipFile:
         """Where the pictures of a clip are, for `drivesim.data.video`.
 
         raises  UserError if there is no such clip, or the index places it outside the store
         """
-        return clip_file(self.root, clip, self.index.loc[self.known(clip)])
+        return clip_file(self.root, clip, self.row(clip))
 
     def frames(self, clip: str) -> pd.DataFrame:
-        """Rows of the FRAMES table, one a frame, in order."""
-        return self._frames[clip]
+        """Rows of the FRAMES table of one clip, one a frame, in order."""
+        row = self.row(clip)
+        return self._frames.of(clip, int(row.frames_at), int(row.frames)).to_pandas(ignore_metadata=True)
 
     def boxes(self, clip: str) -> pd.DataFrame:
         """Rows of the BOXES table of one clip."""
-        return self._boxes.get(clip, pd.DataFrame(columns=BOXES.names))
+        row = self.row(clip)
+        return self._boxes.of(clip, int(row.boxes_at), int(row.boxes)).to_pandas(ignore_metadata=True)
+
+    def holds_class(self, name: str) -> np.ndarray:
+        """Which clips of the index have a box of a class: bool [clips]."""
+        begins, counts = self.index["boxes_at"].to_numpy(), self.index["boxes"].to_numpy()
+        found, at = np.zeros(len(begins), bool), 0
+        for classes in self._boxes.scan("class"):
+            rows = at + np.flatnonzero(pc.equal(classes, name).to_numpy())
+            owners = np.searchsorted(begins, rows, side="right") - 1
+            owners, rows = owners[owners >= 0], rows[owners >= 0]
+            found[owners[rows < begins[owners] + counts[owners]]] = True  # others belong to clips not selected
+            at += len(classes)
+        return found
 
     def camera(self, clip: str, frame: int = 0) -> Camera:
         """The camera of a frame, in pixels of the stored size."""
         row = self.frames(clip).iloc[frame]
         matrix = np.array([[row.fx, 0, row.cx], [0, row.fy, row.cy], [0, 0, 1]])
-        size = self.index.loc[clip]
+        size = self.row(clip)
         return Camera(matrix, int(size.height), int(size.width))
 
-    def layout(self, clip: str, slots: int = 24, min_visibility: float = 0.15) -> Layout:
+    def layout(self, clip: str, slots: int = 24, min_visibility: float = MIN_VISIBILITY) -> Layout:
         """The whole clip's layout, [T] frames of `slots` boxes; the largest are kept.
 
         Boxes seen less than `min_visibility` are left out: asking for a hidden car steers nothing.
         """
-        info, frames, table = self.index.loc[clip], self.frames(clip), self.boxes(clip)
+        info, frames, table = self.row(clip), self.frames(clip), self.boxes(clip)
         count = int(info.frames)
         layout = Layout.unknown(count, slots=slots)
         if len(table):
@@ -152,6 +188,11 @@ class ClipStore:
         travel, heading = ego_motion(frames)
         layout.travel[:], layout.heading[:] = torch.from_numpy(travel), torch.from_numpy(heading)
         return layout
+
+
+def to_pandas(table: pa.Table) -> pd.DataFrame:
+    """The same as a data frame; each column is given back once it is converted: the largest would not fit twice."""
+    return table.to_pandas(split_blocks=True, self_destruct=True, ignore_metadata=True)
 
 
 def clip_file(root: Place, clip: str, row: Any) -> ClipFile:

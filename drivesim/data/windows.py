@@ -1,19 +1,25 @@
 """Random windows of a store: `dataset[i]` depends on i and the seed alone, so a resumed run sees what it would have."""
 
+import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any, Protocol
 
 import numpy as np
-import pytorch_lightning as pl
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from drivesim.clip import SPEED_MPS, Layout, from_uint8
+from drivesim.data.augment import AugmentConfig, change_pixels
+from drivesim.data.balance import groups, shares
+from drivesim.data.recent import Recent
 from drivesim.data.store import ClipStore
 from drivesim.data.video import read_window
 from drivesim.errors import UserError
+
+LAYOUT_FRAMES = 2**17  # frames whose layouts a process keeps: 100 MB of 24 boxes each
 
 
 class Reader(Protocol):
@@ -48,6 +54,16 @@ class VideoPatches:
         return from_uint8(video[:, y : y + self.height, x : x + self.width].permute(0, 3, 1, 2))
 
 
+@dataclass
+class Mirrored:
+    """A reader of pixels, seen in a mirror. (Latents are not: the latent of a mirrored frame is no mirrored latent.)"""
+
+    reader: Reader
+
+    def window(self, clip: str, start: int, count: int, stride: int, rng: np.random.Generator) -> Tensor:
+        return self.reader.window(clip, start, count, stride, rng).flip(-1)
+
+
 @dataclass(frozen=True)
 class WindowSpec:
     """frames at fps; level is handed to the task (interpolation: 0 coarse, 1 fine). fps 0: any clip, its own rate."""
@@ -77,12 +93,37 @@ def collate(items: Sequence[tuple[Tensor, Layout, int]]) -> Batch:
     return Batch(torch.stack(x), Layout.stack(layouts), torch.tensor(levels))
 
 
+@dataclass(frozen=True)
+class Choices:
+    """Where the windows of a spec may begin, in the clips that serve it: arrays of one length.
+
+    rows        of the index
+    strides     frames of the clip from one of the window to the next
+    starts      how many frames a window may begin at, from the first on
+    cumulative  running sum of how likely each clip is drawn; the last is 1
+    """
+
+    rows: np.ndarray
+    strides: np.ndarray
+    starts: np.ndarray
+    cumulative: np.ndarray
+
+    def draw(self, rng: np.random.Generator) -> tuple[int, int, int]:
+        """Row, first frame, stride."""
+        clip = int(self.cumulative.searchsorted(rng.random(), side="right"))
+        return int(self.rows[clip]), int(rng.integers(self.starts[clip])), int(self.strides[clip])
+
+
 class WindowDataset(Dataset):
     """Endless random windows of the clips of a split.
 
     A clip serves a spec when its rate is a whole multiple of the spec's and it is long enough; clips are drawn in
-    proportion to the seconds they hold, so that every moment is equally likely.
-    raises  UserError when no clip serves one of the specs
+    proportion to the seconds they hold, so that every moment is equally likely. With a tag to `balance` by (see
+    balance.py), every value of the tag that serves a spec is equally likely, and every moment within one.
+
+    augment   changes to the windows; crop and jitter are for readers of pixels
+    mirrored  where mirrored windows come from; by default the pixels of `reader` are mirrored
+    raises    UserError when no clip serves one of the specs, or there is no such tag
     """
 
     def __init__(
@@ -93,29 +134,37 @@ class WindowDataset(Dataset):
         specs: Sequence[WindowSpec],
         seed: int,
         slots: int = 24,
+        balance: str = "",
+        augment: AugmentConfig | None = None,
+        mirrored: Reader | None = None,
         length: int = 2**31,
     ) -> None:
         self.store, self.reader, self.seed, self.slots, self.length = store, reader, seed, slots, length
-        self.specs = list(specs)
-        self._layouts: dict[str, Layout] = {}
-        self.choices = [self._choices(spec, split) for spec in self.specs]
-        for spec, (names, *_) in zip(self.specs, self.choices, strict=True):
-            if not names:
+        self.specs, self.balance, self.augment = list(specs), balance, augment or AugmentConfig()
+        self.mirrored = mirrored or Mirrored(reader)
+        group = groups(store, balance)
+        self.choices = [self._choices(spec, split, group) for spec in self.specs]
+        for spec, choices in zip(self.specs, self.choices, strict=True):
+            if not len(choices.rows):
                 rate = f" at {spec.fps:g} fps" if spec.fps else ""
                 raise UserError(
                     f"{store.root}: no {split} clip is long enough for a window of {spec.frames} frames"
                     f"{rate}; prepare longer clips, or at a frame rate that is a whole multiple"
                 )
+        kept = LAYOUT_FRAMES // max(int(store.index["frames"].mean()), 1)
+        self.layout = Recent(self._layout, max(kept, 16))
 
-    def _choices(self, spec: WindowSpec, split: str) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray]:
-        """Clips that serve a spec: names, strides, number of starts, probabilities."""
-        rows = self.store.index[self.store.index["split"] == split]
-        stride = (rows["fps"] / spec.fps) if spec.fps else rows["fps"] * 0 + 1
-        whole = (stride.round() >= 1) & ((stride - stride.round()).abs() < 1e-3)
-        starts = rows["frames"] - (spec.frames - 1) * stride.round()
-        rows, stride, starts = (t[whole & (starts > 0)] for t in (rows, stride.round().astype(int), starts))
-        seconds = (starts / rows["fps"]).to_numpy()
-        return list(rows.index), stride.to_numpy(), starts.to_numpy().astype(int), seconds / max(seconds.sum(), 1e-9)
+    def _choices(self, spec: WindowSpec, split: str, group: np.ndarray) -> Choices:
+        """Clips that serve a spec."""
+        index = self.store.index
+        fps, frames = index["fps"].to_numpy(), index["frames"].to_numpy()
+        exact = fps / spec.fps if spec.fps else np.ones_like(fps)
+        stride = exact.round()
+        starts = frames - (spec.frames - 1) * stride
+        whole = (stride >= 1) & (np.abs(exact - stride) < 1e-3)
+        rows = np.flatnonzero((index["split"] == split).to_numpy() & whole & (starts > 0))
+        cumulative = np.cumsum(shares(starts[rows] / fps[rows], group[rows]))
+        return Choices(rows, stride[rows].astype(int), starts[rows].astype(int), cumulative / cumulative[-1:])
 
     def __len__(self) -> int:
         return self.length
@@ -123,39 +172,33 @@ class WindowDataset(Dataset):
     def __getitem__(self, i: int) -> tuple[Tensor, Layout, int]:
         rng = np.random.default_rng((self.seed, i))
         which = int(rng.integers(len(self.specs)))
-        spec, (names, strides, starts, share) = self.specs[which], self.choices[which]
-        clip = int(rng.choice(len(names), p=share))
-        start, stride = int(rng.integers(starts[clip])), int(strides[clip])
-        x = self.reader.window(names[clip], start, spec.frames, stride, rng)
-        frames = start + stride * torch.arange(spec.frames)
-        return x, self.layout(names[clip])[frames], spec.level
+        spec = self.specs[which]
+        row, start, stride = self.choices[which].draw(rng)
+        clip = self.store.index.index[row]
+        mirror = self.augment.flip > 0 and rng.random() < self.augment.flip
+        x = (self.mirrored if mirror else self.reader).window(clip, start, spec.frames, stride, rng)
+        layout = self.layout(clip)[start + stride * torch.arange(spec.frames)]
+        layout = layout.mirrored() if mirror else layout
+        return *change_pixels(self.augment, x, layout, rng), spec.level
 
-    def layout(self, clip: str) -> Layout:
-        if clip not in self._layouts:
-            info = self.store.index.loc[clip]
-            seconds = torch.arange(int(info.frames)) / float(info.fps)
-            self._layouts[clip] = self.store.layout(clip, self.slots).driven(seconds, SPEED_MPS)
-        return self._layouts[clip]
+    def _layout(self, clip: str) -> Layout:
+        info = self.store.row(clip)
+        seconds = torch.arange(int(info.frames)) / float(info.fps)
+        return self.store.layout(clip, self.slots).driven(seconds, SPEED_MPS)
 
-
-class WindowModule(pl.LightningDataModule):
-    """Training windows from the training split; resumes at the sample where the checkpoint stopped."""
-
-    def __init__(self, dataset: WindowDataset, batch_size: int, workers: int = 0) -> None:
-        super().__init__()
-        self.dataset, self.batch_size, self.workers = dataset, batch_size, workers
-
-    def train_dataloader(self) -> DataLoader:
-        trainer = self.trainer
-        world, rank = (trainer.world_size, trainer.global_rank) if trainer else (1, 0)
-        done = trainer.fit_loop.epoch_loop.total_batch_idx + 1 if trainer else 0
-        # Rank r of w takes every w-th sample: which samples a step sees does not depend on the number of processes.
-        order = range(done * self.batch_size * world + rank, len(self.dataset), world)
-        return DataLoader(
-            self.dataset,
-            self.batch_size,
-            sampler=order,
-            num_workers=self.workers,  # type: ignore[arg-type]
-            collate_fn=collate,
-            persistent_workers=self.workers > 0,
-        )
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """All that decides which windows are drawn, and what is done to them."""
+        drawn = hashlib.sha256()
+        for choices in self.choices:
+            names = "\n".join(self.store.index.index[choices.rows])
+            for part in (names.encode(), choices.strides.tobytes(), choices.starts.tobytes()):
+                drawn.update(part)
+        return {
+            "seed": self.seed,
+            "where": self.store.selection,
+            "balance": self.balance,
+            "augment": asdict(self.augment),
+            "windows": [asdict(spec) for spec in self.specs],
+            "clips": drawn.hexdigest(),
+        }

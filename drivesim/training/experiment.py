@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+from drivesim.config import option
+from drivesim.data.augment import AugmentConfig
 from drivesim.diffusion.schedule import ScheduleConfig
 from drivesim.diffusion.tasks import Frames, Interpolate, Predict, Upsample
 from drivesim.generation.samplers import SamplerConfig
@@ -19,6 +21,12 @@ class DataConfig:
     key_fps: float = 1.875
     slots: int = 24  # boxes a frame
     workers: int = 0  # processes that decode full-resolution patches
+    where: str = option("", "train on the clips for which this holds, as in `drivesim data query`; empty: on all")
+    balance: str = option(
+        "",
+        "tag of which each value is drawn equally often: night, crowdedness, speed, weather, camera, source, licence, "
+        "route, class:car, class:pedestrian ...; empty: each second of video is",
+    )
 
 
 @dataclass
@@ -36,6 +44,7 @@ class StageConfig:
     accumulate: int = 1
     adversarial: float = 0.0  # autoencoder and decoder: weight of the patch discriminator
     kl: float = 1e-6  # kl autoencoder only
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
 
 
 @dataclass

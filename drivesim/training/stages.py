@@ -11,8 +11,9 @@ from torch import Tensor
 from drivesim.bundle import Bundle, to_dict
 from drivesim.clip import Layout
 from drivesim.data.cache import FrameCache, LatentCache
+from drivesim.data.loader import WindowModule
 from drivesim.data.store import ClipStore
-from drivesim.data.windows import Batch, Reader, VideoPatches, WindowDataset, WindowModule, WindowSpec, collate
+from drivesim.data.windows import Batch, Reader, VideoPatches, WindowDataset, WindowSpec, collate
 from drivesim.diffusion.schedule import Diffusion
 from drivesim.diffusion.tasks import Frames, Interpolate, Predict, Task, Upsample
 from drivesim.errors import UserError
@@ -52,16 +53,19 @@ class Workspace:
     def autoencoder(self) -> Autoencoder:
         return load_autoencoder(self.bundle)
 
+    @torch.no_grad()
+    def encode(self, frames: Tensor) -> Tensor:
+        """[N, 3, H, W] -> [N, C, h, w]; fp32: made once, so precision costs nothing."""
+        return self.autoencoder.encode(frames).float()
+
     @cached_property
     def latents(self) -> LatentCache:
-        autoencoder = self.autoencoder
-
-        @torch.no_grad()
-        def encode(frames: Tensor) -> Tensor:
-            return autoencoder.encode(frames).float()  # fp32: made once, so precision costs nothing
-
         key = f"{self.bundle.sha('autoencoder')[:16]}_{self.frames.height}x{self.frames.width}"
-        return LatentCache(self.store, key).build(self.frames, encode)
+        return LatentCache(self.store, key).build(self.frames, self.encode)
+
+    @cached_property
+    def mirrored_latents(self) -> LatentCache:
+        return self.latents.mirrored().build(self.frames, lambda frames: self.encode(frames.flip(-1)))
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
@@ -144,21 +148,29 @@ class Workspace:
         whole = FrameCache(self.store, self.experiment.data.height, self.experiment.data.width)
         for name in stages:
             reader: Reader = self.patches() if name.startswith("upsample") else whole
-            WindowDataset(self.store, reader, "train", self.specs[name], self.seed)
+            WindowDataset(
+                self.store, reader, "train", self.specs[name], self.seed, balance=self.experiment.data.balance
+            )
 
     def image(self) -> Denoiser:
         return load_denoiser(self.bundle, "image")
 
     def data(
-        self, reader: Reader, specs: list[WindowSpec], stage: StageConfig, workers: int = 0
+        self,
+        reader: Reader,
+        specs: list[WindowSpec],
+        stage: StageConfig,
+        workers: int = 0,
+        mirrored: Reader | None = None,
     ) -> tuple[WindowModule, list[Batch]]:
-        """Endless training windows, and a few fixed held-out batches (of the training split where none is held out)."""
-        slots = self.experiment.data.slots
-        training = WindowDataset(self.store, reader, "train", specs, self.seed, slots)
+        """Endless training windows, and a few fixed held-out batches (of the training split where none is held out),
+        which are neither balanced nor changed."""
+        slots, balance = self.experiment.data.slots, self.experiment.data.balance
+        training = WindowDataset(self.store, reader, "train", specs, self.seed, slots, balance, stage.augment, mirrored)
         try:
             held_out = WindowDataset(self.store, reader, "val", specs, self.seed, slots)
         except UserError:
-            held_out = training
+            held_out = WindowDataset(self.store, reader, "train", specs, self.seed, slots)
         size = min(stage.batch_size, 8)
         batches = [collate([held_out[i * size + j] for j in range(size)]) for i in range(VALIDATION_BATCHES)]
         return WindowModule(training, stage.batch_size, workers), batches
@@ -228,6 +240,7 @@ STAGES: dict[str, Callable[[Workspace, StageConfig], StageRun]] = {
     builder.__name__: builder
     for builder in (autoencoder, image, keyframes, interpolate, decoder, upsample, upsample_temporal)
 }
+LATENT_STAGES = ("image", "keyframes", "interpolate")  # the others train on pixels
 
 
 def _latent_run(
@@ -241,7 +254,8 @@ def _latent_run(
     if task.temporal:
         denoiser.inflate(channels + task.context_channels).carry_by(work.autoencoder)
         denoiser.flow.load_state_dict(work.flow.state_dict())
-    data, validation = work.data(work.latents, specs, stage)
+    mirrored = work.mirrored_latents if stage.augment.flip else None
+    data, validation = work.data(work.latents, specs, stage, mirrored=mirrored)
     grid = LatentGrid(
         validation[0],
         work.decode,

@@ -18,12 +18,13 @@ from pytorch_lightning.loggers import CSVLogger
 from drivesim import __version__
 from drivesim.bundle import BUILT_ON, Bundle
 from drivesim.config import option, parse
+from drivesim.data.balance import check_tag
 from drivesim.data.store import ClipStore
 from drivesim.errors import UserError
 from drivesim.machine import describe, probe
 from drivesim.training.callbacks import AveragedWeights, Budget, Checkpoints, SampleGrid, WholeCheckpoints
 from drivesim.training.experiment import ExperimentConfig, StageConfig
-from drivesim.training.stages import STAGES, StageRun, Workspace
+from drivesim.training.stages import LATENT_STAGES, STAGES, StageRun, Workspace
 
 
 @dataclass
@@ -59,16 +60,18 @@ def main(argv: Sequence[str]) -> None:
         raise UserError(f"unknown stage {unknown[0]!r}; one of all, {', '.join(STAGES)}")
     check(config)
     quiet()
-    store = ClipStore(config.data)
+    store = ClipStore(config.data).select(config.config.data.where)
     work = Workspace(config.config, store, Bundle(Path(config.out) / "bundle"), config.seed)
-    print(f"drivesim train: {len(store.clips('train'))} training clips of {config.data}, {describe()}", file=sys.stderr)
+    chosen_clips = f"{len(store.clips('train'))} training clips of {config.data}"
+    chosen_clips += f" where {store.selection}" if store.selection else ""
+    print(f"drivesim train: {chosen_clips}, {describe()}", file=sys.stderr)
     if not store.index["has_boxes"].any():
         print("drivesim train: no boxes in this store, so nothing will be steered by boxes", file=sys.stderr)
     work.check(chosen)
     for name in chosen:
         outdated = work.bundle.stale(name)
         if work.bundle.has(name) and not config.overwrite and not outdated:
-            print(f"{name}: already in {work.bundle.root}, skipped", file=sys.stderr)
+            print(f"{name}: already in {work.bundle.root}{_other_data(name, config, work)}, skipped", file=sys.stderr)
             continue
         if outdated and not config.overwrite:
             print(f"{name}: was trained on an earlier {outdated}, so it is trained again", file=sys.stderr)
@@ -77,6 +80,17 @@ def main(argv: Sequence[str]) -> None:
         again = "run the command with stage=all and without overwrite to train them again"
         print(f"out of date now: {', '.join(left)}; {again}", file=sys.stderr)
     print(f"bundle: {work.bundle.root}", file=sys.stderr)
+
+
+def _other_data(name: str, config: TrainConfig, work: Workspace) -> str:
+    """What is worth knowing of a finished stage that saw other clips than the command asks for; empty if it did not."""
+    before, now = work.bundle.record(name).get("selection", _selection(config)), _selection(config)
+    told = ", ".join(f"{key}={before.get(key)!r} (now {now[key]!r})" for key in now if before.get(key) != now[key])
+    return f", trained with {told}; overwrite=true trains it again" if told else ""
+
+
+def _selection(config: TrainConfig) -> dict[str, str]:
+    return {"where": config.config.data.where, "balance": config.config.data.balance}
 
 
 def check(config: TrainConfig) -> None:
@@ -104,6 +118,10 @@ def check(config: TrainConfig) -> None:
         raise UserError(f"config.denoiser.channels is {asked} but the autoencoder makes {made}; set them alike")
     if (found := config.config.schedule.weighting) not in ("velocity", "latents"):
         raise UserError(f"config.schedule.weighting is {found!r}, expected velocity or latents")
+    check_tag(config.config.data.balance)
+    for f in fields(config.config.stages):
+        stage = getattr(config.config.stages, f.name)
+        stage.augment.check(f"config.stages.{f.name}.augment", pixels=f.name not in LATENT_STAGES)
     _check_networks(config.config)
     if config.budget_minutes is not None and not 0 < config.budget_minutes < 1e6:
         raise UserError(f"budget_minutes={config.budget_minutes:g}; expected more than 0")
@@ -199,6 +217,7 @@ def export(
         "drivesim": __version__,
         "torch": torch.__version__,
         "data": str(config.data),
+        "selection": _selection(config),
         "seed": config.seed,
         "steps": trainer.global_step,
         "train_seconds": round(budget.time_elapsed(), 1),

@@ -96,6 +96,19 @@ def test_latents_of_another_autoencoder_are_made_anew_and_the_stale_ones_removed
     assert_close(other.read("c1").float(), expected, atol=1e-3, rtol=1e-3)
 
 
+def test_mirrored_latents_are_those_of_mirrored_frames_and_lie_beside_the_others(store, frames):
+    latents = LatentCache(store, "a").build(frames, mean_colour)
+    mirrored = latents.mirrored().build(frames, lambda x: mean_colour(x.flip(-1)))
+    assert files(store.root / "cache") == ["frames_32x64", "latents_a", "latents_a_mirrored"]
+    assert_close(
+        mirrored.window("c0", 1, 3, 2), latents.window("c0", 1, 3, 2).flip(-1)
+    )  # means of halves change places
+    LatentCache(store, "a").build(frames, mean_colour)
+    assert (store.root / "cache" / "latents_a_mirrored").exists()
+    LatentCache(store, "b").build(frames, mean_colour)
+    assert files(store.root / "cache") == ["frames_32x64", "latents_b"]
+
+
 def test_latents_are_made_once(store, frames):
     LatentCache(store, "a").build(frames, mean_colour)
     again = LatentCache(store, "a").build(frames, lambda x: pytest.fail("encoded again"))

@@ -111,6 +111,39 @@ def test_a_film_without_poses_has_no_known_motion(store):
     assert store.layout("a_film").travel.isnan().all()
 
 
+def test_a_selection_is_the_store_with_fewer_clips(store):
+    chosen = store.select("has_boxes and seconds < 1")
+    assert chosen.clips() == ["b_boxes"]
+    assert chosen.selection == "has_boxes and seconds < 1"
+    assert list(chosen.index.columns) == list(store.index.columns)
+    assert torch.equal(chosen.layout("b_boxes").boxes, store.layout("b_boxes").boxes)
+    assert store.clips() == ["a_film", "b_boxes"]
+    assert store.select(" ") is store
+
+
+def test_a_selection_of_a_selection_has_both_conditions(store):
+    chosen = store.select("has_boxes or fps < 30").select("fps < 30")
+    assert chosen.clips() == ["a_film"]
+    assert store.select(chosen.selection).clips() == ["a_film"]
+
+
+def test_a_selection_of_nothing_is_told(store):
+    with pytest.raises(UserError, match="where=frames > 9 holds for none of 2 clips"):
+        store.select("frames > 9")
+
+
+def test_clips_that_show_a_class_are_found_also_in_a_selection(store):
+    assert store.holds_class("bus").tolist() == [False, True]
+    assert store.holds_class("cyclist").tolist() == [False, False]
+    assert store.select("frames == 1").holds_class("bus").tolist() == [False]
+
+
+@pytest.mark.parametrize("clip", ["a", "c", "", "b_boxes2"])
+def test_an_unknown_clip_has_no_row(store, clip):
+    with pytest.raises(KeyError):
+        store.row(clip)
+
+
 def test_an_empty_folder_is_no_store(tmp_path):
     with pytest.raises(UserError, match="no clip store; make one with"):
         ClipStore(tmp_path)

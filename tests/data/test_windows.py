@@ -1,12 +1,19 @@
 """Training windows: pure functions of seed and index, at the right rate, inside their clip."""
 
-from types import SimpleNamespace
+import pickle
+from itertools import islice
 
+import cv2
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
-from drivesim.data.windows import VideoPatches, WindowDataset, WindowModule, WindowSpec, collate
+from data_prep.prepare import main as prepare
+from data_prep.source import Frame, RawClip
+from data_prep.writer import write_clip
+from drivesim.data.store import ClipStore
+from drivesim.data.windows import LAYOUT_FRAMES, VideoPatches, WindowDataset, WindowSpec, collate
 from drivesim.errors import UserError
 
 COARSE, FULL, KEYS = WindowSpec(5, 7.5, level=0), WindowSpec(5, 30, level=1), WindowSpec(3, 1.875)
@@ -122,32 +129,54 @@ def test_windows_batch_into_one_tensor_a_field(small_store):
     assert batch.level.tolist() == [windows[i][2] for i in range(4)]
 
 
-def trainer(done: int, world: int = 1, rank: int = 0) -> SimpleNamespace:
-    """What the module asks of a trainer that has finished `done` batches."""
-    loop = SimpleNamespace(epoch_loop=SimpleNamespace(total_batch_idx=done - 1))
-    return SimpleNamespace(world_size=world, global_rank=rank, fit_loop=loop, global_step=done)
+def test_worker_processes_give_the_windows_that_this_one_does(small_store):
+    windows = dataset(small_store, [COARSE, FULL], reader=VideoPatches(small_store, 32, 48))
+    windows[0]  # tables are open before the processes begin
+    loader = DataLoader(windows, 2, sampler=range(8), num_workers=2, collate_fn=collate)
+    for step, batch in enumerate(islice(loader, 4)):
+        expected = collate([windows[2 * step + i] for i in range(2)])
+        assert torch.equal(batch.x, expected.x)
+        assert torch.equal(batch.layout.boxes, expected.layout.boxes)
 
 
-def batches(store, count: int, done: int = 0, world: int = 1, rank: int = 0, size: int = 2) -> list[torch.Tensor]:
-    module = WindowModule(dataset(store), size)
-    module.trainer = trainer(done, world, rank)
-    loader = iter(module.train_dataloader())
-    return [next(loader).x for _ in range(count)]
+def test_a_dataset_pickles_without_what_it_has_read(small_store):
+    windows = dataset(small_store, [COARSE, FULL])
+    small = len(pickle.dumps(windows))
+    assert all(same(windows[i], pickle.loads(pickle.dumps(windows))[i]) for i in range(5))
+    assert len(pickle.dumps(windows)) < small + 2000  # the reader's notes
 
 
-def test_a_resumed_module_goes_on_with_the_next_sample(small_store):
-    whole = batches(small_store, 6)
-    for done in (1, 4):
-        assert all(torch.equal(a, b) for a, b in zip(batches(small_store, 6 - done, done), whole[done:], strict=True))
+def test_layouts_are_kept_for_as_many_frames_as_memory_is_given(small_store):
+    assert dataset(small_store).layout.keep == LAYOUT_FRAMES // 25  # 25.2 frames a clip
 
 
-def test_ranks_share_the_samples_of_a_step_and_none_comes_twice(small_store):
-    windows = dataset(small_store)
-    for step in range(3):
-        shards = [batches(small_store, 3, 0, 2, rank, size=2)[step] for rank in (0, 1)]
-        together = torch.stack(shards, 1).flatten(0, 1)
-        expected = torch.stack([windows[4 * step + i][0] for i in range(4)])
-        assert torch.equal(together, expected)
+def test_windows_are_drawn_as_numpy_draws_by_seconds(small_store):
+    reader = Recorder()
+    windows = dataset(small_store, reader=reader)
+    for i in range(50):
+        windows[i]
+        rng = np.random.default_rng((0, i))
+        rng.integers(1)
+        clip = rng.choice(2, p=np.array([32, 40]) / 72)
+        assert reader.asked[-1][:2] == (f"c{clip}", rng.integers([32, 40][clip]))
+
+
+def test_no_window_shows_both_sides_of_a_cut(tmp_path):
+    def scene(grey: int, count: int) -> list[np.ndarray]:
+        noise = np.random.default_rng(grey).integers(-40, 40, (8, 32, 3)) + grey
+        texture = cv2.resize(noise.astype(np.uint8), (256, 64), interpolation=cv2.INTER_CUBIC)
+        return [texture[:, t : t + 128] for t in range(count)]
+
+    film = [Frame(picture) for picture in scene(60, 20) + scene(190, 25)]
+    write_clip(tmp_path / "films", RawClip("a", "a", 15.0, "test", "", False, iter(film)), "train")
+    words = ["source=videos", f"root={tmp_path}/films/clips", f"out={tmp_path}/store", "workers=1", "val_share=0"]
+    prepare([*words, "videos.height=32", "videos.width=64", "videos.fps=15", "videos.min_seconds=0.5"])
+    store = ClipStore(tmp_path / "store")
+    assert len(store.clips()) == 2
+    windows = dataset(store, [WindowSpec(5, 15)], reader=VideoPatches(store, 32, 64))
+    shown = torch.stack([windows[i][0].mean((1, 2, 3)) > 0 for i in range(60)])  # [window, frame]: the light scene
+    assert (shown.any(1) == shown.all(1)).all()
+    assert 0 < shown[:, 0].sum() < 60
 
 
 def test_patches_are_cut_from_the_stored_video(small_store):

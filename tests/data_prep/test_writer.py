@@ -17,7 +17,7 @@ from scipy.spatial.transform import Rotation
 
 from data_prep import writer
 from data_prep.source import Box, Frame, MapLayer, RawClip, Refused
-from data_prep.writer import frame_rate, merge, write_clip
+from data_prep.writer import frame_rate, group_rows, merge, write_clip
 from drivesim.data.store import TABLES, ClipStore
 from drivesim.data.video import iterate, read_window
 from drivesim.errors import UserError
@@ -136,6 +136,11 @@ def test_the_index_tells_where_the_rows_of_a_clip_lie_in_the_other_tables(tmp_pa
             part = rows.iloc[row[at] : row[at] + row[count]]
             assert len(part) == (rows["clip"] == clip).sum() > 0
             assert set(part["clip"]) == {clip}
+
+
+@pytest.mark.parametrize(("rows", "groups"), [(1, 1), (8192, 1), (8193, 2), (20_000_000, 2442), (10**9, 4096)])
+def test_row_groups_are_small_as_long_as_they_are_not_too_many(rows, groups):
+    assert -(-rows // group_rows(rows)) == groups
 
 
 def test_the_layers_of_a_map_are_stored_as_pictures(tmp_path):

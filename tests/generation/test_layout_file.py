@@ -201,9 +201,9 @@ def make_store(root, frames: int = 20, fps: float = 10):
         return pd.DataFrame([{name: row.get(name) for name in schema.names} for row in rows])
 
     root.mkdir()
-    table(INDEX, [{"clip": "0001", "split": "test", "frames": frames, "fps": fps, "has_boxes": True}]).to_parquet(
-        root / "index.parquet"
-    )
+    row = {"clip": "0001", "split": "test", "frames": frames, "fps": fps, "has_boxes": True}
+    row |= {"frames_at": 0, "boxes_at": 0, "boxes": 2 * frames}
+    table(INDEX, [row]).to_parquet(root / "index.parquet")
     table(FRAMES, [{"clip": "0001", "frame": i, "night": 0.5, "vehicles": 2.0} for i in range(frames)]).to_parquet(
         root / "frames.parquet"
     )
@@ -212,7 +212,7 @@ def make_store(root, frames: int = 20, fps: float = 10):
     ]
     bus = [box(2, "bus", 0.5, 0.5, 0.6, 0.6) | {"clip": "0001", "frame": i, "visibility": 1.0} for i in range(frames)]
     table(BOXES, car + bus).to_parquet(root / "boxes.parquet")
-    (root / "store.json").write_text(f'{{"schema": {SCHEMA}}}')
+    (root / "store.json").write_text(json.dumps({"schema": SCHEMA}))
     return root
 
 

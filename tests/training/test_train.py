@@ -251,9 +251,66 @@ def test_a_checkpoint_of_another_configuration_is_refused(without, kill_after, c
     assert "last.ckpt is of another configuration" in told
 
 
+def test_stages_train_on_the_clips_selected_and_on_no_other(run_in, tmp_path, capsys):
+    run = run_in(tmp_path / "out")
+    run.train("stage=autoencoder", "config.data.where=split == 'val' or frames > 40", steps=1)
+    assert f"1 training clips of {run.data} where split == 'val' or frames > 40" in capsys.readouterr().err
+    run.train("stage=image", "config.data.where=frames > 40", steps=1)
+    latents = next((run.data / "cache").glob(f"latents_{Bundle(run.bundle).sha('autoencoder')[:16]}*"))
+    assert [path.name for path in latents.iterdir()] == ["c1.safetensors"]
+    record = json.loads((run.bundle / "image" / "training.json").read_text())
+    assert record["selection"] == {"where": "frames > 40", "balance": ""}
+    capsys.readouterr()
+    run.train("stage=autoencoder", steps=1)
+    told = capsys.readouterr().err
+    assert "trained with where=\"split == 'val' or frames > 40\" (now ''); overwrite=true trains it again" in told
+
+
+def test_a_run_is_not_gone_on_with_on_other_clips(without, kill_after, capsys):
+    run = without("image")
+    kill_after(1)
+    with pytest.raises(Killed):
+        run.train()
+    kill_after(None)
+    told = fails(capsys, *run.words("config.data.where=frames > 40"))
+    assert "this run was begun on other training windows (where was '', now 'frames > 40'" in told
+
+
+def test_balanced_and_changed_windows_train_and_resume_to_the_bit(trained, without, kill_after):
+    changed = ["config.data.balance=night", "config.stages.decoder.augment.flip=0.5",
+               "config.stages.decoder.augment.crop=0.7", "config.stages.decoder.augment.jitter=0.3"]  # fmt: skip
+    run = without("decoder")
+    run.train(*changed)
+    whole = run.weights("decoder")
+    assert not same(whole, trained.weights("decoder"))
+    kill_after(2)
+    with pytest.raises(Killed):
+        run.train("stage=decoder", "overwrite=true", *changed)
+    kill_after(None)
+    shutil.rmtree(run.bundle / "decoder")
+    index = json.loads((run.bundle / "model_index.json").read_text())
+    del index["stages"]["decoder"]
+    (run.bundle / "model_index.json").write_text(json.dumps(index))
+    run.train("stage=decoder", *changed)
+    assert same(run.weights("decoder"), whole)
+
+
+def test_mirrored_windows_of_latents_are_read_from_a_mirrored_cache(without):
+    run = without("image")
+    run.train("stage=image", "config.stages.image.augment.flip=0.5")
+    mirrored = [folder for folder in (run.data / "cache").iterdir() if folder.name.endswith("_mirrored")]
+    assert len(mirrored) == 1
+    assert (mirrored[0] / "c0.safetensors").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
+        (["config.data.where=nigth"], "where: unknown column 'nigth'; did you mean night?"),
+        (["config.data.where=frames > 999"], "where=frames > 999 holds for none of 5 clips"),
+        (["config.data.balance=nigth"], "balance=nigth is no tag; did you mean night?"),
+        (["config.stages.decoder.augment.flip=2"], "config.stages.decoder.augment.flip=2.0"),
+        (["config.stages.image.augment.jitter=0.1"], "this stage trains on latents, which can be mirrored only"),
         (["stage=images"], "unknown stage 'images'"),
         (["seed=-1"], "seed=-1, expected 0 to"),
         (["budget_minutes=0"], "expected more than 0"),

@@ -86,6 +86,7 @@ TABLES = {
         "frames.parquet: clip c0 has 0 frames missing, 1 rows too many, the index says 35",
         "clip c0 has 1 boxes of frames that the clip does not have, the first in frame 35, track 1",
         "holds 36 frames, the index says 35"]),
+    "wrong place": ("index", at("c1", frames_at=3), ["clip c1 has frames_at 3, its rows begin at 36"]),
     "wrong hash": ("index", at("c0", sha256="0" * 64), ["c0.mp4 in", "says 000000000000..."]),
     "clip twice": ("index", first_twice("c2"), ["clip c2 is there more than once"]),
     "clip unknown": ("index", without_first("c2"), [

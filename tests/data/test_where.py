@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from data_prep.inspect.where import select
+from drivesim.data.where import select
 from drivesim.errors import UserError
 
 TABLE = pd.DataFrame(
@@ -32,6 +32,10 @@ HOLDS = {
     'split != "train"': SPLIT != "train",
     "split == '@x `y` # z'": SPLIT == "@x `y` # z",
     "has_boxes": BOXES,
+    "night": NIGHT >= 0.5,
+    "day and frames > 5": NIGHT < 0.5,
+    "not night": ~(NIGHT >= 0.5),
+    "night != 0.5 and night": NIGHT > 0.5,
     "not has_boxes and frames > 30": ~BOXES & (FRAMES > 30),
     "has_boxes == False": ~BOXES,
     "  frames > 10\n": FRAMES > 10,
@@ -42,6 +46,33 @@ HOLDS = {
 @pytest.mark.parametrize("where", HOLDS)
 def test_the_rows_are_those_of_the_mask(where):
     assert list(select(TABLE, where)["clip"]) == list(TABLE["clip"][HOLDS[where]])
+
+
+def test_people_may_call_cars_speed_and_weather_by_these_names():
+    table = pd.DataFrame(
+        {
+            "night": [0.0, 1, 1, 1],
+            "crowdedness": [9.0, 9, 4, 9],
+            "speed_mps": [20.0, 11, 20, np.nan],
+            "weather": ["rain", "rain", "snow", ""],
+        },
+        index=pd.Index(list("abcd"), name="clip"),
+    )
+    for where, found in {
+        "night and cars > 5 and speed > 10": "b",
+        "vehicles < 5": "c",
+        "night and cars > 5": "bd",
+        "rain or snow": "abc",
+        "not (rain or snow) and night": "d",
+        "speed != 20": "bd",
+        "clip == 'c'": "c",
+    }.items():
+        assert "".join(select(table, where).index) == found, where
+
+
+def test_a_column_goes_before_an_alias_of_its_name():
+    table = pd.DataFrame({"speed": [1, 2], "speed_mps": [2, 1]})
+    assert list(select(table, "speed > 1").index) == [1]
 
 
 REFUSED = {
@@ -56,7 +87,10 @@ REFUSED = {
     "night > 0.5 &": "cannot be read",
     "@night > 0.5": "cannot be read",
     "`night` > 0.5": "cannot be read",
-    "night": "night by itself says nothing",
+    "frames": "frames by itself says nothing",
+    "rain": "unknown column 'rain'",  # the table knows no weather
+    "cars": "unknown column 'cars'",
+    "seconds or night": "unknown column 'seconds'",
     "1": "1 is no comparison",
     "1 < 2": "found 1 and 2 compared",
     "frames > night": "found frames and night compared",

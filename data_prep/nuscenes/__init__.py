@@ -1,0 +1,1 @@
+"""nuScenes, and other data in its format, as a source of `drivesim prepare`."""
