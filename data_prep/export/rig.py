@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy.spatial.transform import Rotation
 
+from data_prep.geometry import upright
 from data_prep.mounts import MOUNTS, Mount
 
 FRONT_M = (
@@ -51,11 +52,7 @@ def boxes_in_world(poses: np.ndarray, boxes: pd.DataFrame) -> tuple[np.ndarray, 
     The axes of a box: x along its length, y to its left, z up.
     """
     centre = boxes[["x_m", "y_m", "z_m"]].to_numpy(float)
-    yaw = boxes["yaw"].to_numpy(float)
-    sin, cos, none = np.sin(yaw), np.cos(yaw), np.zeros(len(yaw))
-    forward, left = np.stack([sin, none, cos], -1), np.stack([-cos, none, sin], -1)
-    up = np.tile([0.0, -1, 0], (len(yaw), 1))
-    turned = poses[:, :3, :3] @ np.stack([forward, left, up], -1)
+    turned = poses[:, :3, :3] @ upright(boxes["yaw"].to_numpy(float))
     return np.einsum("nij,nj->ni", poses[:, :3, :3], centre) + poses[:, :3, 3], turned
 
 
