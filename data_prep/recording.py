@@ -48,14 +48,15 @@ def clips_of(template: RawClip, shots: Sequence[Shot], options: ClipOptions) -> 
     runs = deque(_runs(times, options))
     number = 0
     while runs:
-        piece = _Piece(runs.popleft(), shots, options, template.has_boxes)
+        start_s, shown = runs.popleft()
+        piece = _Piece(shown, shots, options, template.has_boxes)
         name = f"{template.name}_{number:04d}"
-        yield replace(template, name=name, fps=options.fps, frames=iter(piece))
+        yield replace(template, name=name, fps=options.fps, frames=iter(piece), start_s=start_s)
         piece.finish()  # what the consumer left, as it does for a clip that is in the store already
         if piece.bad is not None:
             yield Dropped(name, piece.bad)
         if piece.rest:
-            runs.appendleft(piece.rest)
+            runs.appendleft((start_s + (len(shown) - len(piece.rest)) / options.fps, piece.rest))
         number += 1
 
 
@@ -74,8 +75,11 @@ def _checked_times(name: str, shots: Sequence[Shot]) -> np.ndarray:
     return times - times[0]
 
 
-def _runs(times: np.ndarray, options: ClipOptions) -> Iterator[list[int]]:
-    """For each clip the shot that every frame shows: the one nearest in time. No clip runs over a gap."""
+def _runs(times: np.ndarray, options: ClipOptions) -> Iterator[tuple[float, list[int]]]:
+    """For each clip its start, seconds, and the shot that every frame shows: the one nearest in time.
+
+    No clip runs over a gap.
+    """
     step = np.diff(times)
     ends = np.flatnonzero(step > GAP_PERIODS * np.median(step)) + 1
     longest = max(1, round(options.clip_seconds * options.fps))
@@ -84,7 +88,8 @@ def _runs(times: np.ndarray, options: ClipOptions) -> Iterator[list[int]]:
         instants = times[part[0]] + np.arange(max(1, round(seconds * options.fps))) / options.fps
         middles = (times[part][1:] + times[part][:-1]) / 2
         shown = part[np.searchsorted(middles, instants + TIE_S, side="right")].tolist()
-        yield from (shown[start : start + longest] for start in range(0, len(shown), longest))
+        for start in range(0, len(shown), longest):
+            yield float(instants[start]), shown[start : start + longest]
 
 
 class _Piece:

@@ -13,7 +13,7 @@ import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 from tqdm import tqdm
@@ -120,13 +120,18 @@ def _write(root: Path, shard: str, rows: list[dict[str, Any]]) -> None:
         with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
             for clip, row in zip(clips, rows, strict=True):
                 with open(clip, "rb") as video:
-                    tar.addfile(_entry(clip.stem, "mp4", row["bytes"]), video)
-                text = _json(row)
-                tar.addfile(_entry(clip.stem, "json", len(text)), BytesIO(text))
+                    add_sample(tar, row, video)
         file.flush()
         os.fsync(file.fileno())  # soon the only copy: not even a power cut may leave it empty
     for clip in clips:
         clip.unlink()
+
+
+def add_sample(tar: tarfile.TarFile, row: dict[str, Any], video: BinaryIO) -> None:
+    """Append a clip to an open shard: its video, and its row of the index."""
+    tar.addfile(_entry(row["clip"], "mp4", row["bytes"]), video)
+    text = _json(row)
+    tar.addfile(_entry(row["clip"], "json", len(text)), BytesIO(text))
 
 
 def _entry(clip: str, kind: str, size: int) -> tarfile.TarInfo:

@@ -63,6 +63,7 @@ class RawClip:
 
     camera   channel, CAM_FRONT say; empty where there is one camera only
     weather  one of drivesim.data.schema.WEATHERS, empty where unknown
+    start_s  seconds from the start of the recording; tells which clips of several cameras belong together
     """
 
     name: str  # file name friendly and unique in the store
@@ -75,6 +76,7 @@ class RawClip:
     camera: str = ""
     weather: str = ""
     maps: Sequence[MapLayer] = ()
+    start_s: float = NAN
 
 
 @dataclass(frozen=True)

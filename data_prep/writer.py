@@ -28,9 +28,9 @@ GOP_FRAMES = 8  # a training window starts anywhere: at most 7 frames are decode
 # ultrafast at crf 16 gives the PSNR of veryfast at crf 14 in half the time (6 ms a frame of 512x1024), for files 1.4
 # (few frames a second) to 1.7 times as large.
 ENCODER = {"crf": "16", "preset": "ultrafast", "threads": "1", "x264-params": "scenecut=0:bframes=0:open-gop=0"}
-# A row group ends at the first clip past as many. Reading one of 8192 frames takes a millisecond or two, half of which a
-# smaller one would take as well; pictures of maps are large. A file's footer tells of each group and is read first: that
-# of 4096 groups takes 80 ms.
+# A row group ends at the first clip past as many. Reading one of 8192 frames takes a millisecond or two, half of which
+# a smaller one would take as well; pictures of maps are large. A file's footer tells of each group and is read first:
+# that of 4096 groups takes 80 ms.
 GROUP_ROWS, MOST_GROUPS, GROUP_BYTES = 8192, 4096, 1 << 26
 ORIGIN = b"origin"
 ORDER = {
@@ -159,6 +159,7 @@ class ClipRows:
             "split": split,
             "frames": len(self.frames),
             "fps": float(self.rate),
+            "start_s": clip.start_s,
             "camera": clip.camera,
             "source": clip.source,
             "licence": clip.licence,

@@ -1,6 +1,7 @@
-"""Files that are either whole or absent."""
+"""Files and folders that are either whole or absent."""
 
 import errno
+import fcntl
 import os
 import shutil
 from collections.abc import Iterator
@@ -36,6 +37,66 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def atomic_folder(path: Path | str, marker: str, overwrite: bool = False) -> Iterator[Path]:
+    """Yield an empty folder beside `path` that becomes `path` when the block succeeds, and is removed when it fails.
+
+    marker  name of a file that the block writes; with `overwrite` a folder that holds it is replaced, no other one is
+    raises  UserError, before the block begins, if `path` cannot be written or may not be replaced
+    """
+    path = check_folder(path, marker, overwrite)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary, replaced = (path.with_name(f".{path.name}.{word}") for word in ("partial", "replaced"))
+    with _only_user(temporary, path):
+        try:
+            yield temporary
+            if path.exists():
+                shutil.rmtree(replaced, ignore_errors=True)
+                os.rename(path, replaced)
+            os.rename(temporary, path)
+        except BaseException as error:
+            if replaced.exists() and not path.exists():
+                os.rename(replaced, path)
+            shutil.rmtree(temporary, ignore_errors=True)
+            if isinstance(error, KeyboardInterrupt):
+                raise KeyboardInterrupt(f"interrupted; {path} is as it was before") from error
+            raise
+        shutil.rmtree(replaced, ignore_errors=True)
+
+
+@contextmanager
+def _only_user(folder: Path, path: Path) -> Iterator[None]:
+    """Hold `folder`, new and empty: what a process left that was killed goes away. raises UserError if it is in use"""
+    folder.mkdir(exist_ok=True)
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # let go by the system when its holder dies
+        for leftover in folder.iterdir():
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+        yield
+    except BlockingIOError as error:
+        raise UserError(f"another process is writing {path}; wait for it or choose another out") from error
+    finally:
+        os.close(handle)
+
+
+def check_folder(path: Path | str, marker: str, overwrite: bool) -> Path:
+    """Return `path`, absolute, where a folder can be written; checked before the work begins.
+
+    raises  UserError for a file, for a folder with something in it unless `overwrite` is given and it holds `marker`,
+            or no place to write to
+    """
+    path = Path(os.path.abspath(path))
+    if path.exists() and not path.is_dir():
+        raise UserError(f"out={path} is a file; give the name of a folder")
+    if path.is_dir() and any(path.iterdir()):
+        if not (path / marker).exists():
+            raise UserError(f"{path} holds other files (no {marker}); choose another folder")
+        refuse_existing(path, overwrite)
+    _check_writable(path)
+    return path
+
+
 def check_output(path: Path | str, suffix: str, overwrite: bool) -> Path:
     """Return `path`, where a file can be written; checked before the work begins.
 
@@ -47,10 +108,14 @@ def check_output(path: Path | str, suffix: str, overwrite: bool) -> Path:
     if path.is_dir():
         raise UserError(f"out={path} is a folder; give the name of a file in it")
     refuse_existing(path, overwrite)
+    _check_writable(path)
+    return path
+
+
+def _check_writable(path: Path) -> None:
     folder = next(parent for parent in path.absolute().parents if parent.exists())
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
         raise UserError(f"out={path}: {folder} is no folder that may be written to; choose another place")
-    return path
 
 
 def refuse_existing(path: Path | str, overwrite: bool) -> Path:

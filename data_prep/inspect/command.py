@@ -1,7 +1,9 @@
-"""`drivesim data VERB`: look into a clip store."""
+"""`drivesim data VERB`: look into a clip store, hand it on."""
 
 from collections.abc import Callable, Sequence
 
+from data_prep import merge
+from data_prep.export import command as export
 from data_prep.inspect import cache, query, stats, verify, view
 from drivesim.errors import UserError
 
@@ -11,6 +13,8 @@ VERBS: dict[str, tuple[Callable[[Sequence[str]], None], str]] = {
     "query": (query.main, "the clips for which a condition holds"),
     "cache": (cache.main, "frames and latents, made ahead of training"),
     "verify": (verify.main, "whether files and tables are whole and agree"),
+    "export": (export.main, "clips as a data set of nuScenes or COCO"),
+    "merge": (merge.main, "several stores as one"),
 }
 
 

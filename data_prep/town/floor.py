@@ -6,10 +6,11 @@ On level ground everything but the shadows is the same in every frame, so it is 
 import cv2
 import numpy as np
 
+from data_prep.mounts import Mount
 from data_prep.town.ground import Ground
 from data_prep.town.light import BEAM_COLOUR, LAMP_COLOUR, LAMP_REACH_M, Light, headlight_beam
 from data_prep.town.mesh import CORNERS
-from data_prep.town.view import CAMERA_HEIGHT_M, SHIFT, View, outlines
+from data_prep.town.view import CAMERA_HEIGHT_M, SHIFT, View, from_front, outlines
 
 SEEN_M = 130.0
 GRAIN_M = 0.05  # metres a texel
@@ -18,10 +19,17 @@ FULL, SUN_SHADOW, CONTACT = 235, 92, 35  # of the light mask
 
 
 class Floor:
-    """The ground of one route under one light, for one picture size."""
+    """The ground of one route under one light, for one picture size and one camera on the car."""
 
     def __init__(
-        self, rng: np.random.Generator, ground: Ground, light: Light, view: View, base: tuple, lamps: np.ndarray
+        self,
+        rng: np.random.Generator,
+        ground: Ground,
+        light: Light,
+        view: View,
+        mount: Mount,
+        base: tuple,
+        lamps: np.ndarray,
     ):
         self.light, self.base, self.lamps = light, tuple(255.0 * c for c in base), lamps
         count = len(ground.points)
@@ -32,9 +40,9 @@ class Floor:
         self.grain_tile = _grain_tile(rng)
         v = np.arange(self.top, view.height, dtype=np.float32) + 0.5 - view.centre[1]
         self.depth = view.focal * CAMERA_HEIGHT_M / np.maximum(v, 0.25)
-        self._fixed_maps(view)
+        self._fixed_maps(view, mount)
 
-    def _fixed_maps(self, view: View) -> None:
+    def _fixed_maps(self, view: View, mount: Mount) -> None:
         rows = view.height - self.top
         near, far = GRAIN_FADE_M
         fade = np.clip((far - self.depth) / (far - near), 0, 1)
@@ -48,7 +56,8 @@ class Floor:
         if self.light.lamps > 0:
             u = np.arange(view.width, dtype=np.float32) + 0.5 - view.centre[0]
             x = u[None] / view.focal * self.depth[:, None]
-            beam = headlight_beam(x, np.broadcast_to(self.depth[:, None], x.shape)) * self.light.night
+            z = np.broadcast_to(self.depth[:, None], x.shape)
+            beam = headlight_beam(*from_front(mount, x, z)) * self.light.night
             level = np.clip(60 + 170 * beam, 0, 255)
         self.level = cv2.resize(level.astype(np.uint8), None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
 

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from data_prep.mounts import CAM_FRONT, MOUNTS
 from data_prep.source import Dropped, Frame, RawClip, Unit
-from data_prep.town.world import Setting, World
+from data_prep.town.traffic import START_M
+from data_prep.town.world import SEEN_M, Setting, World
 from drivesim.config import option
 from drivesim.errors import UserError
 
@@ -34,6 +36,9 @@ class TownConfig:
     min_speed_mps: float = option(4.0, "slowest cruising speed, m/s")
     max_speed_mps: float = option(12.0, "fastest cruising speed, m/s")
     seed: int = option(0, "another seed, another town")
+    cameras: list[str] = option(
+        [CAM_FRONT], "channels of nuScenes, each a clip of its own: CAM_FRONT, CAM_BACK_LEFT ..."
+    )
 
 
 @dataclass
@@ -57,24 +62,34 @@ class TownSource:
             raise UserError(f"min_speed_mps {c.min_speed_mps} exceeds max_speed_mps {c.max_speed_mps}; swap them")
         if c.height < 64 or c.width < 64 or c.height % 8 or c.width % 8:
             raise UserError(f"picture is {c.height}x{c.width}, expected multiples of 8 of at least 64")
+        if not c.cameras or len(set(c.cameras)) < len(c.cameras) or not set(c.cameras) <= set(MOUNTS):
+            raise UserError(f"cameras is {c.cameras}, expected some of {', '.join(MOUNTS)}, each once")
 
     def units(self) -> list[Unit]:
-        """One unit a route, the full-rate ones first."""
+        """One unit a route and camera, the full-rate routes first."""
         names = [f"town_{i:04d}" for i in range(self.config.routes)]
         names += [f"town_s{i:04d}" for i in range(self.config.sparse_routes)]
         if not names:
             raise UserError("routes and sparse_routes are both 0, so there is nothing to prepare; raise one of them")
-        return [Unit(name, name) for name in names]
+        if not self._looks_about:
+            return [Unit(name, name) for name in names]
+        return [Unit(f"{name}_{camera}", name) for name in names for camera in self.config.cameras]
+
+    @property
+    def _looks_about(self) -> bool:
+        """Whether there is more to see than the road ahead. Then a route starts later, with a street behind it."""
+        return self.config.cameras != [CAM_FRONT]
 
     def clips(self, unit: Unit) -> Iterator[RawClip | Dropped]:
-        """The one clip of a route; its world is built when the first frame is asked for."""
+        """The one clip of a unit; its world is built when the first frame is asked for."""
         fps = self.config.sparse_fps if _is_sparse(unit) else self.config.fps
-        yield RawClip(unit.name, unit.route, fps, "town", LICENCE, True, self._frames(unit, fps))
+        frames = self._frames(unit, fps)
+        yield RawClip(unit.name, unit.route, fps, "town", LICENCE, True, frames, _camera(unit), start_s=0.0)
 
     def setting(self, unit: Unit) -> Setting:
-        """What the route of a unit is made of; depends on the seed, the route's name and the options."""
+        """What a unit shows; depends on the seed, the names of its route and camera, and the options."""
         c, sparse = self.config, _is_sparse(unit)
-        number = int(unit.name.removeprefix("town_").removeprefix("s"))
+        number = int(unit.route.removeprefix("town_").removeprefix("s"))
         seed = (c.seed, SPARSE if sparse else FULL, number)
         rng = np.random.default_rng([*seed, 99])
         # A low-discrepancy sequence keeps the shares exact also for a handful of routes.
@@ -88,6 +103,8 @@ class TownSource:
             time_of_day=time_of_day,
             crowdedness=c.crowdedness * float(rng.uniform(0.3, 1.7)),
             speed_mps=(c.min_speed_mps, c.max_speed_mps),
+            camera=_camera(unit),
+            start_m=SEEN_M + START_M if self._looks_about else START_M,
         )
 
     def _frames(self, unit: Unit, fps: float) -> Iterator[Frame]:
@@ -99,4 +116,8 @@ class TownSource:
 
 
 def _is_sparse(unit: Unit) -> bool:
-    return unit.name.startswith("town_s")
+    return unit.route.startswith("town_s")
+
+
+def _camera(unit: Unit) -> str:
+    return unit.name.removeprefix(unit.route).removeprefix("_") or CAM_FRONT

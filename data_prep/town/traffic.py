@@ -14,6 +14,7 @@ from data_prep.town.vehicles import BUS_PAINTS, CARS, PAINTS, Model, vehicle
 ACCELERATION, BRAKING, SIDEWAYS = 1.5, 2.5, 2.2  # m/s^2
 GAP_M, HEADWAY_S = 2.5, 1.3
 EGO_LENGTH_M = 4.4
+START_M = 12.0  # where on its lane the camera car starts, unless it is to see what lies behind it
 CONFLICT_M = 12.0  # half the stretch of a lane that crossing cars occupy
 
 
@@ -57,10 +58,11 @@ class Traffic:
         return between_steps(self.v, time_s)
 
 
-def build_traffic(rng, roads: Roads, seconds: float, crowdedness: float, speed_mps: tuple[float, float]) -> Traffic:
-    """Fill the lanes, simulate, park cars at the kerbs. Driver 0 carries the camera."""
+def build_traffic(
+    rng, roads: Roads, seconds: float, crowdedness: float, speed_mps: tuple[float, float], start: float = START_M
+) -> Traffic:
+    """Fill the lanes, simulate, park cars at the kerbs. Driver 0 carries the camera, from `start` metres on."""
     cruise = rng.uniform(*speed_mps)
-    start = 12.0
     forward, oncoming = _lane(roads.lane(LANE_M / 2)), _lane(Path(roads.lane(-LANE_M / 2).points[::-1]))
     speed = min(cruise, float(np.interp(start, forward.path.s, forward.limit)))
     drivers = [Driver(forward, start, speed, cruise, EGO_LENGTH_M, None)]
@@ -69,6 +71,8 @@ def build_traffic(rng, roads: Roads, seconds: float, crowdedness: float, speed_m
         _fill(rng, drivers, oncoming, rng.uniform(0, 40) - cruise * seconds, crowdedness, speed_mps, 42)
         for lane in _side_lanes(roads):
             _fill(rng, drivers, lane, rng.uniform(0, 50), crowdedness, speed_mps, 45)
+        if start > START_M:
+            _fill(rng, drivers, forward, rng.uniform(0, 40), crowdedness, speed_mps, 55, last_m=start - 11)
     s, v = _simulate(drivers, [forward, oncoming], int(np.ceil(seconds / STEP_S)) + 2)
     return Traffic(drivers, s, v, _park(rng, roads, crowdedness))
 
@@ -109,9 +113,11 @@ def _model(rng: np.random.Generator, heavy_share: float = 0.14) -> Model:
     return vehicle(kind, palette[rng.integers(len(palette))])
 
 
-def _fill(rng, drivers: list, lane: Lane, first_m: float, crowdedness: float, speed_mps, gap_m: float) -> None:
+def _fill(
+    rng, drivers: list, lane: Lane, first_m: float, crowdedness: float, speed_mps, gap_m: float, last_m: float = np.inf
+) -> None:
     s = first_m
-    while s < lane.path.length:
+    while s < min(lane.path.length, last_m):
         model = _model(rng)
         cruise = rng.uniform(*speed_mps) * 1.1
         v = min(cruise, float(np.interp(s, lane.path.s, lane.limit)))

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from data_prep.geometry import NEAR_M
+from data_prep.mounts import Mount
+from data_prep.town.paths import direction, right_of
 
 CAMERA_HEIGHT_M = 1.5
 FIELD_OF_VIEW = np.radians(77)  # horizontal
@@ -59,6 +61,18 @@ class View:
         """Camera-frame points [..., 3] with z > 0 to pixels [..., 2]."""
         scale = np.float32(self.focal) / points[..., 2:]
         return points[..., :2] * scale + np.array(self.centre, np.float32)
+
+
+def mounted(mount: Mount, position: np.ndarray, heading: np.ndarray | float) -> tuple[np.ndarray, np.ndarray | float]:
+    """Position [..., 2] and heading [...] of a camera on a car whose front camera is at `position`, `heading`."""
+    ahead, right = direction(heading), right_of(heading)
+    return position + ahead * mount.forward_m - right * mount.left_m, heading + mount.yaw
+
+
+def from_front(mount: Mount, x: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Points x to the right and z ahead of a camera, metres, as the front camera of its car sees them."""
+    cos, sin = float(np.cos(mount.yaw)), float(np.sin(mount.yaw))
+    return x * cos - z * sin - mount.left_m, x * sin + z * cos + mount.forward_m
 
 
 @dataclass

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from data_prep.framing import COUNTED_VISIBILITY
+from data_prep.mounts import CAM_FRONT, MOUNTS
 from data_prep.source import Frame
 from data_prep.town.cast import SEEN_M, Cast, Company
 from data_prep.town.floor import Floor
@@ -24,9 +25,9 @@ from data_prep.town.scenery import Scenery, build_scenery
 from data_prep.town.shadows import footprints, on_ground, shadow_outlines
 from data_prep.town.sky import build_panorama, draw_sky
 from data_prep.town.tracks import STEP_S
-from data_prep.town.traffic import build_traffic
+from data_prep.town.traffic import START_M, build_traffic
 from data_prep.town.truth import boxes_of
-from data_prep.town.view import FIELD_OF_VIEW, View
+from data_prep.town.view import FIELD_OF_VIEW, View, from_front, mounted
 from data_prep.town.walkers import build_walkers
 from drivesim.clip import VEHICLES
 
@@ -41,6 +42,7 @@ class Setting:
     """What a route is made of.
 
     seconds  how long the camera drives;  crowdedness  1 usual, 0 empty streets;  time_of_day  "day", "dusk", "night"
+    camera   channel, one of MOUNTS;  start_m  road behind the car at the start: to look back, more than SEEN_M
     """
 
     seed: tuple[int, ...]
@@ -50,26 +52,34 @@ class Setting:
     time_of_day: str = "day"
     crowdedness: float = 1.0
     speed_mps: tuple[float, float] = (4.0, 12.0)
+    camera: str = CAM_FRONT
+    start_m: float = START_M
 
 
 class World:
-    """A route, built once; `frame(time_s)` renders it with its ground truth."""
+    """A route, built once; `frame(time_s)` renders it with its ground truth.
+
+    Settings that differ in the camera alone are one world, filmed from the same car.
+    """
 
     def __init__(self, setting: Setting):
-        self.setting = setting
+        self.setting, self.mount = setting, MOUNTS[setting.camera]
         # Independent streams: changing the traffic leaves the streets and houses as they are.
         plan, build, surface, drive, walk, sky = (np.random.default_rng([*setting.seed, i]) for i in range(6))
         self.light = build_light(sky, setting.time_of_day)
-        self.roads = build_roads(plan, setting.seconds * setting.speed_mps[1])
+        self.roads = build_roads(plan, setting.seconds * setting.speed_mps[1] + setting.start_m - START_M)
         style = str(build.choice(list(DISTRICTS)))
-        self.traffic = build_traffic(drive, self.roads, setting.seconds, setting.crowdedness, setting.speed_mps)
+        self.traffic = build_traffic(
+            drive, self.roads, setting.seconds, setting.crowdedness, setting.speed_mps, setting.start_m
+        )
         scenery = build_scenery(build, self.roads, DISTRICTS[style], self._watched())
         lit = scenery.lamps if self.light.lamps > 0 else []
         self.lamps = np.array(lit, np.float32).reshape(-1, 3)
         walkers = build_walkers(walk, self.roads, self.traffic, setting.crowdedness)
         self.company = Company(self.traffic, walkers, self.lamps, self.light.lamps > 0)
         start, base = self.view(0.0), GRASS if style in ("suburb", "avenue") else YARD
-        self._floor = Floor(surface, build_ground(surface, self.roads), self.light, start, base, self.lamps)
+        ground = build_ground(surface, self.roads)
+        self._floor = Floor(surface, ground, self.light, start, self.mount, base, self.lamps)
         self._panorama = build_panorama(sky, self.light, start)
         self._set_scenery(scenery)
 
@@ -87,12 +97,13 @@ class World:
         """Whether scenery at a point [2] comes into sight at any time of the drive."""
         ego = self.traffic.drivers[0].lane.path
         times = np.arange(0, self.setting.seconds + STEP_S, STEP_S)
-        positions, headings = ego.at(np.array([self.traffic.along(time_s)[0] for time_s in times]))
+        along = np.array([self.traffic.along(time_s)[0] for time_s in times])
+        positions, headings = mounted(self.mount, *ego.at(along))
         return lambda point: bool(_in_sight(point, positions, headings, BETWEEN_STEPS_M).any())
 
     def view(self, time_s: float) -> View:
         """The camera at a time."""
-        position, heading = self.traffic.drivers[0].lane.path.at(self.traffic.along(time_s)[0])
+        position, heading = mounted(self.mount, *self.traffic.drivers[0].lane.path.at(self.traffic.along(time_s)[0]))
         return View(position, float(heading), self.setting.height, self.setting.width)
 
     def frame(self, time_s: float, without: frozenset[int] = frozenset()) -> Frame:
@@ -137,7 +148,7 @@ class World:
         if self.light.night < 1:
             return np.zeros(len(polygons), np.float32)
         local = view.to_camera(polygons.points[:, :3].mean(1))
-        return headlight_beam(local[:, 0], local[:, 2])
+        return headlight_beam(*from_front(self.mount, local[:, 0], local[:, 2]))
 
     def _lamp_glows(self, view: View) -> list[tuple]:
         if self.light.lamps == 0 or len(self.lamps) == 0:

@@ -28,6 +28,7 @@ INDEX = pa.schema([
     ("split", pa.string()),  # train, val or test
     ("frames", pa.int32()),
     ("fps", pa.float64()),
+    ("start_s", pa.float64()),  # of the first frame, seconds into the recording of the route; NaN unknown
     ("height", pa.int32()), ("width", pa.int32()),  # pixels
     ("camera", pa.string()),  # channel, CAM_FRONT say; empty where there is one camera only
     ("source", pa.string()),  # town, or the original file

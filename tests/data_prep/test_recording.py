@@ -109,3 +109,10 @@ def test_pieces_that_are_too_short_are_told(tmp_path):
     assert [len(clip) for clip in kept] == [20]
     assert "0.30 s" in reasons[0]
     assert "min_seconds=0.5" in reasons[0]
+
+
+def test_clips_tell_when_they_start_also_after_a_bad_picture_and_a_gap(tmp_path):
+    shots = shots_of(tmp_path, [100 + 0.1 * i for i in range(30)] + [110 + 0.1 * i for i in range(6)])
+    shots[7].image.unlink()
+    pieces = [piece for piece in clips_of(TEMPLATE, shots, OPTIONS) if isinstance(piece, RawClip)]
+    assert [piece.start_s for piece in pieces] == pytest.approx([0.0, 0.8, 2.0, 10.0])

@@ -9,8 +9,8 @@ def test_clips_are_listed_with_their_columns_and_their_names_written(data, store
     assert code == 0
     header, *rows, total, _ = out.splitlines()
     assert header.split() == [
-        "clip", "route", "split", "frames", "fps", "height", "width", "camera", "source", "licence", "night", "weather",
-        "crowdedness", "speed_mps", "has_boxes", "seconds",
+        "clip", "route", "split", "frames", "fps", "start_s", "height", "width", "camera", "source", "licence", "night",
+        "weather", "crowdedness", "speed_mps", "has_boxes", "seconds",
     ]  # fmt: skip
     assert [row.split()[:4] for row in rows] == [["c1", "r1", "train", "44"], ["c3", "r3", "val", "36"]]
     assert "unknown" in rows[0]  # the speed

@@ -1,0 +1,46 @@
+"""A small town filmed by three cameras, and the exit code and words of `drivesim data`."""
+
+from importlib.metadata import EntryPoint
+
+import matplotlib
+import pytest
+
+from data_prep.town.source import TownConfig, TownSource
+from data_prep.writer import merge, write_clip
+from drivesim import cli
+from drivesim.data.store import ClipStore
+
+matplotlib.use("Agg")
+CAMERAS = ["CAM_FRONT", "CAM_FRONT_LEFT", "CAM_BACK"]
+
+
+@pytest.fixture(scope="session")
+def town_store(tmp_path_factory) -> ClipStore:
+    """town_0000 by day to train, town_0001 by night held out: 22 frames at 10 a second of 128x256, three cameras."""
+    root = tmp_path_factory.mktemp("town")
+    config = TownConfig(routes=2, sparse_routes=0, seconds=2.2, fps=10.0, crowdedness=1.5, cameras=CAMERAS)
+    config.height, config.width = 128, 256
+    source = TownSource(config)
+    for unit in source.units():
+        for clip in source.clips(unit):
+            write_clip(root, clip, "train" if unit.route == "town_0000" else "val")
+    merge(root, {"source": "town"})
+    return ClipStore(root)
+
+
+@pytest.fixture
+def data(monkeypatch, capsys):
+    """data("export", "store=...") runs the command line; returns (exit code, stdout, last line of stderr)."""
+    entry = EntryPoint("data", "data_prep.inspect.command:main", "drivesim.commands")
+    monkeypatch.setattr(cli, "entry_points", lambda group: [entry])
+
+    def run(*words: str) -> tuple[int, str, str]:
+        code = 0
+        try:
+            cli.main(["data", *words])
+        except SystemExit as stopped:
+            code = int(stopped.code or 0)
+        shown = capsys.readouterr()
+        return code, shown.out, shown.err.strip().rpartition("\n")[2]
+
+    return run
