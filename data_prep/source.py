@@ -87,6 +87,8 @@ class Unit:
            route's name without its number, as full-rate and sparse town routes differ
     path   the input file relative to the root, where there is one
     split  train, val or test where the data says so; else routes are shared out
+    facts  what the source noted as it listed its units, of a meaning of its own: so a worker that is handed a unit
+           need not read a large file again
     """
 
     name: str
@@ -94,6 +96,7 @@ class Unit:
     group: str = ""
     path: str = ""
     split: str = ""
+    facts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,11 @@ import av
 import cv2
 import numpy as np
 from av.container import InputContainer
+from av.stream import Disposition
 from av.video.reformatter import Colorspace, Interpolation
 from av.video.stream import VideoStream
 
+from drivesim.data.filters import OrdinaryColour, deinterlaced
 from drivesim.errors import UserError
 
 SUFFIXES = (".mp4", ".mkv", ".mov", ".avi", ".webm", ".m4v")
@@ -28,6 +30,8 @@ SPACE_UNKNOWN = 2  # AVCOL_SPC_UNSPECIFIED
 # swscale's fast paths darken every picture by 1.1 levels on average; with these flags the bias is below 0.1, at 2 ms
 # more for a frame of 512x1024.
 UNBIASED = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
+MOST_PIXELS = 50_000_000  # a picture that claims more is not decoded: a few bytes of header can ask for any memory
+WIDEST_PIXEL = 3.0  # an aspect of pixels beyond 1:3 and 3:1 is a mistake in the file
 HD_HEIGHT = 720  # untagged video is read as BT.709 from here on and BT.601 below, as players do
 
 
@@ -80,12 +84,29 @@ def iterate(
     return FrameIterator(path, fps, size, start, stop, crop)
 
 
+@dataclass(frozen=True)
+class Shown:
+    """Which recorded frame a picture shows.
+
+    time_s     when that frame began, seconds after the video's first
+    recorded   (height, width) pixels of the recorded picture, upright
+    displayed  (height, width) of the same with square pixels, before it was brought to a size
+    """
+
+    time_s: float
+    recorded: tuple[int, int]
+    displayed: tuple[int, int]
+
+
 class FrameIterator(Iterator[np.ndarray]):
     """What `iterate` returns; once exhausted it knows what was lost.
 
     promised  frames the header announces for display, 0 if it does not say
     decoded   frames decoded so far
+    shown     what the picture last given shows
     """
+
+    shown: Shown
 
     def __init__(
         self,
@@ -120,9 +141,11 @@ class FrameIterator(Iterator[np.ndarray]):
             timed = self._timed(container, stream)
             chosen = self._stored(timed) if self._fps is None else self._resampled(timed, 1 / self._fps)
             last, picture = None, None
-            for frame in chosen:
+            aspect, ordinary = _pixel_aspect(stream), OrdinaryColour()
+            for begin, frame in chosen:
                 if frame is not last:  # a held frame is converted once
-                    last, picture = frame, to_rgb(frame)
+                    last, picture = frame, self._converted(ordinary(frame), aspect)
+                    self.shown = Shown(begin, _upright(frame), picture.shape[:2])
                     picture = picture if self._size is None else fit(picture, self._size, self._crop)
                 yield picture  # type: ignore[misc]
         if not self.decoded:
@@ -131,28 +154,34 @@ class FrameIterator(Iterator[np.ndarray]):
     def _timed(self, container: InputContainer, stream: VideoStream) -> Iterator[tuple[float, float, av.VideoFrame]]:
         """(begin, end, frame) in seconds after the video's first frame; damaged packets are passed over."""
         period = 1 / float(stream.average_rate or stream.guessed_rate or 25)
-        tick, origin = _tick(stream), stream.start_time or 0
+        origin = (stream.start_time or 0) * _tick(stream)
         end = 0.0
+        for frame in deinterlaced(self._counted(container, stream)):
+            tick = float(frame.time_base or _tick(stream))
+            begin = end if frame.pts is None else frame.pts * tick - origin  # some raw streams carry no times
+            end = begin + (frame.duration * tick or period)
+            yield begin, end, frame
+
+    def _counted(self, container: InputContainer, stream: VideoStream) -> Iterator[av.VideoFrame]:
         for packet, frames in _decode(container, stream):
             # An edit list hides pre-roll: those packets feed the decoder and were never meant to be shown.
             self.promised -= bool(packet and packet.is_discard and self.promised)
-            for frame in frames:
-                self.decoded += 1
-                begin = end if frame.pts is None else (frame.pts - origin) * tick  # some raw streams carry no times
-                end = begin + (frame.duration * tick or period)
-                yield begin, end, frame
+            self.decoded += len(frames)
+            yield from frames
 
-    def _stored(self, timed: Iterator[tuple[float, float, av.VideoFrame]]) -> Iterator[av.VideoFrame]:
+    def _stored(self, timed: Iterator[tuple[float, float, av.VideoFrame]]) -> Iterator[tuple[float, av.VideoFrame]]:
         for begin, end, frame in timed:
             slack = LATE * (end - begin)
             if self._stop is not None and begin >= self._stop - slack:
                 return
             if begin >= self._start - slack:
-                yield frame
+                yield begin, frame
 
-    def _resampled(self, timed: Iterator[tuple[float, float, av.VideoFrame]], period: float) -> Iterator[av.VideoFrame]:
+    def _resampled(
+        self, timed: Iterator[tuple[float, float, av.VideoFrame]], period: float
+    ) -> Iterator[tuple[float, av.VideoFrame]]:
         held: av.VideoFrame | None = None
-        held_end, count = 0.0, 0
+        held_begin, held_end, count = 0.0, 0.0, 0
         limit = float("inf") if self._stop is None else self._stop - LATE * period
 
         for begin, end, frame in chain(timed, [(float("inf"), 0.0, None)]):
@@ -160,10 +189,17 @@ class FrameIterator(Iterator[np.ndarray]):
             until = held_end if frame is None else begin
             while held and self._start + count * period < min(until - LATE * period, limit):
                 count += 1
-                yield held
+                yield held_begin, held
             if self._start + count * period >= limit:
                 return
-            held, held_end = frame, end
+            held, held_begin, held_end = frame, begin, end
+
+    def _converted(self, frame: av.VideoFrame, pixel_aspect: float) -> np.ndarray:
+        try:
+            return to_rgb(frame, pixel_aspect)
+        except (av.FFmpegError, ValueError) as error:  # a pixel format or colour tag nobody has heard of
+            what = f"{frame.format.name}, colour tags {frame.colorspace}/{frame.color_primaries}/{frame.color_trc}"
+            raise UserError(f"{self.path}: a frame of {what} cannot be read as RGB ({error}); re-encode it") from error
 
 
 def read_window(path: Path | str, start: int, count: int, stride: int = 1) -> np.ndarray:
@@ -197,6 +233,16 @@ def count_frames(path: Path | str) -> int:
     return len(_timetable(str(path), os.stat(path).st_mtime_ns if Path(path).exists() else 0)[0])
 
 
+def frame_times(path: Path | str) -> np.ndarray:
+    """When each frame that is in the file begins, in order: seconds after the first [n], read without decoding.
+
+    raises  UserError if it is missing or no video
+    """
+    with _opened(path) as (_, stream):
+        tick, origin = _tick(stream), (stream.start_time or 0) * _tick(stream)
+    return _timetable(str(path), os.stat(path).st_mtime_ns)[0] * tick - origin
+
+
 @lru_cache(maxsize=4096)
 def _timetable(path: str, changed_ns: int) -> tuple[np.ndarray, np.ndarray]:
     """For each frame in display order its time, and the time of the key frame to decode from [n], stream ticks.
@@ -219,11 +265,12 @@ def _timetable(path: str, changed_ns: int) -> tuple[np.ndarray, np.ndarray]:
     return np.array(times, np.int64)[order], np.array(keys, np.int64)[order]
 
 
-def to_rgb(frame: av.VideoFrame) -> np.ndarray:
-    """uint8 RGB [H, W, 3], upright, by the matrix the frame is tagged with."""
+def to_rgb(frame: av.VideoFrame, pixel_aspect: float = 1.0) -> np.ndarray:
+    """uint8 RGB [H, W, 3], upright, with square pixels, by the matrix the frame is tagged with."""
     untagged_hd = frame.colorspace == SPACE_UNKNOWN and frame.height >= HD_HEIGHT
     space = Colorspace.ITU709 if untagged_hd else None
-    picture = frame.to_ndarray(format="rgb24", src_colorspace=space, interpolation=UNBIASED)
+    width = round(frame.width * pixel_aspect)
+    picture = frame.to_ndarray(format="rgb24", width=width, src_colorspace=space, interpolation=UNBIASED)
     return np.ascontiguousarray(np.rot90(picture, round(frame.rotation / 90)))
 
 
@@ -249,16 +296,22 @@ def _opened(path: Path | str) -> Iterator[tuple[InputContainer, VideoStream]]:
     if not Path(path).is_file():
         raise UserError(f"{path} is not a file; expected a video ({', '.join(s[1:] for s in SUFFIXES)})")
     try:
-        container = av.open(str(path))
+        # Without the limit FFmpeg may decode a frame on opening, to learn more about the stream.
+        container = av.open(str(path), options={"max_pixels": str(MOST_PIXELS)})
     except (av.FFmpegError, OSError) as error:
         size = Path(path).stat().st_size
         reason = "it is empty" if size == 0 else (getattr(error, "strerror", None) or str(error))
         raise UserError(f"{path} is not a readable video ({reason}); leave it out or re-encode it") from error
     with container:
-        if not container.streams.video:
+        films = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+        if not films:
             raise UserError(f"{path} holds no video stream (audio only?); leave it out")
-        stream = container.streams.video[0]
+        stream = films[0]
+        if not 0 < stream.width * stream.height <= MOST_PIXELS:
+            claim = f"{stream.width}x{stream.height} pixels" if stream.width else "no size"
+            raise UserError(f"{path} claims {claim}; expected up to {MOST_PIXELS:,} pixels, so it is not decoded")
         stream.thread_type, stream.codec_context.thread_count = "NONE", 1
+        stream.codec_context.options = {"max_pixels": str(MOST_PIXELS)}  # the size may change in the middle of a file
         yield container, stream
 
 
@@ -278,6 +331,18 @@ def _decode(container: InputContainer, stream: VideoStream) -> Iterator[tuple[av
         except av.FFmpegError:
             frames = []
         yield packet, [frame for frame in frames if not frame.is_corrupt]
+
+
+def _upright(frame: av.VideoFrame) -> tuple[int, int]:
+    """(height, width) of the recorded pixels after turning."""
+    lying = round(frame.rotation / 90) % 2
+    return (frame.width, frame.height) if lying else (frame.height, frame.width)
+
+
+def _pixel_aspect(stream: VideoStream) -> float:
+    """Width of a pixel over its height; 1 where the file does not say, or says nonsense."""
+    aspect = float(stream.sample_aspect_ratio or 1)
+    return aspect if 1 / WIDEST_PIXEL <= aspect <= WIDEST_PIXEL else 1.0
 
 
 def _tick(stream: VideoStream) -> float:
