@@ -1,5 +1,6 @@
 """FFmpeg filters between the decoder and RGB: whole pictures out of interlaced fields, ordinary colours out of HDR."""
 
+import threading
 from collections.abc import Iterator
 
 import av
@@ -10,8 +11,8 @@ HDR = (ColorTrc.SMPTE2084, ColorTrc.ARIB_STD_B67)  # PQ and HLG
 # One picture a frame, in place of its first field; frames that are not flagged interlaced pass as they are.
 DEINTERLACE = ("bwdif", "mode=send_frame:deint=interlaced")
 # Perceptual: highlights are rolled off. The colorimetric intents cut off all above 203 cd/m2, which is the whole sky.
-# The first frame takes seconds, for a table that all later frames use.
 TO_BT709 = ("scale", "out_primaries=bt709:out_transfer=bt709:intent=perceptual:flags=bicubic+accurate_rnd")
+_kept = threading.local()  # the first frame takes 5 s, for a table that serves all videos of this shape after it
 
 
 def deinterlaced(frames: Iterator[av.VideoFrame]) -> Iterator[av.VideoFrame]:
@@ -32,20 +33,15 @@ def deinterlaced(frames: Iterator[av.VideoFrame]) -> Iterator[av.VideoFrame]:
     yield from _flushed(graph)
 
 
-class OrdinaryColour:
-    """Brings frames of wide gamut (BT.2020) or high dynamic range (PQ, HLG) to BT.709; others pass as they are."""
-
-    def __init__(self) -> None:
-        self._graph: av.filter.Graph | None = None
-        self._shape: tuple[object, ...] = ()
-
-    def __call__(self, frame: av.VideoFrame) -> av.VideoFrame:
-        if frame.color_trc not in HDR and frame.color_primaries != ColorPrimaries.BT2020:
-            return frame
-        if self._graph is None or self._shape != _shape(frame):
-            self._graph, self._shape = _graph(frame, TO_BT709, ("format", "rgb24")), _shape(frame)
-        self._graph.push(frame)
-        return next(_ready(self._graph))
+def ordinary_colour(frame: av.VideoFrame) -> av.VideoFrame:
+    """A frame of wide gamut (BT.2020) or high dynamic range (PQ, HLG) in BT.709; others pass as they are."""
+    if frame.color_trc not in HDR and frame.color_primaries != ColorPrimaries.BT2020:
+        return frame
+    shape = _shape(frame)
+    if getattr(_kept, "shape", None) != shape:
+        _kept.graph, _kept.shape = _graph(frame, TO_BT709, ("format", "rgb24")), shape
+    _kept.graph.push(frame)
+    return next(_ready(_kept.graph))
 
 
 def _shape(frame: av.VideoFrame) -> tuple[object, ...]:

@@ -19,7 +19,7 @@ from av.stream import Disposition
 from av.video.reformatter import Colorspace, Interpolation
 from av.video.stream import VideoStream
 
-from drivesim.data.filters import OrdinaryColour, deinterlaced
+from drivesim.data.filters import deinterlaced, ordinary_colour
 from drivesim.errors import UserError
 
 SUFFIXES = (".mp4", ".mkv", ".mov", ".avi", ".webm", ".m4v")
@@ -141,10 +141,10 @@ class FrameIterator(Iterator[np.ndarray]):
             timed = self._timed(container, stream)
             chosen = self._stored(timed) if self._fps is None else self._resampled(timed, 1 / self._fps)
             last, picture = None, None
-            aspect, ordinary = _pixel_aspect(stream), OrdinaryColour()
+            aspect = _pixel_aspect(stream)
             for begin, frame in chosen:
                 if frame is not last:  # a held frame is converted once
-                    last, picture = frame, self._converted(ordinary(frame), aspect)
+                    last, picture = frame, self._converted(frame, aspect)
                     self.shown = Shown(begin, _upright(frame), picture.shape[:2])
                     picture = picture if self._size is None else fit(picture, self._size, self._crop)
                 yield picture  # type: ignore[misc]
@@ -196,7 +196,7 @@ class FrameIterator(Iterator[np.ndarray]):
 
     def _converted(self, frame: av.VideoFrame, pixel_aspect: float) -> np.ndarray:
         try:
-            return to_rgb(frame, pixel_aspect)
+            return to_rgb(ordinary_colour(frame), pixel_aspect)
         except (av.FFmpegError, ValueError) as error:  # a pixel format or colour tag nobody has heard of
             what = f"{frame.format.name}, colour tags {frame.colorspace}/{frame.color_primaries}/{frame.color_trc}"
             raise UserError(f"{self.path}: a frame of {what} cannot be read as RGB ({error}); re-encode it") from error
