@@ -89,7 +89,7 @@ class Annotations:
     def _pose(self, time_s: float) -> np.ndarray | None:
         if self._way is None or not self._way[0, 0] - SLACK_S <= time_s <= self._way[0, -1] + SLACK_S:
             return None
-        east, north, heading = (np.interp(time_s, self._way[0], row) for row in self._way[1:])
+        east, north, heading = (float(np.interp(time_s, self._way[0], row)) for row in self._way[1:])
         return camera_pose(east, north, heading)
 
     def _between(self, times: np.ndarray, time_s: float) -> tuple[int, int, float] | None:

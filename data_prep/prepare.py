@@ -17,6 +17,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from data_prep.bdd100k.source import Bdd100kConfig, Bdd100kSource
 from data_prep.pool import UnitResult, run_units
 from data_prep.source import Source, Unit
 from data_prep.splits import split_routes
@@ -35,7 +36,7 @@ class PrepareConfig:
     """Turn raw driving data into a clip store. The same command again goes on where it was stopped."""
 
     out: str = option(help="folder of the store")
-    source: str = option("town", "town (procedural), videos (a folder of video files)")
+    source: str = option("town", "town (procedural), videos (a folder of video files), bdd100k")
     root: str | None = option(None, "folder with the raw data; town needs none")
     workers: int = option(0, "processes; 0: one a core")
     overwrite: bool = option(False, "throw away the store in `out` and begin anew")
@@ -44,12 +45,14 @@ class PrepareConfig:
     seed: int = option(0, "decides which routes are held out")
     town: TownConfig = field(default_factory=TownConfig)
     videos: VideosConfig = field(default_factory=VideosConfig)
+    bdd100k: Bdd100kConfig = field(default_factory=Bdd100kConfig)
 
 
 # A new kind of raw data is one line here and one field above.
 SOURCES: dict[str, Callable[[PrepareConfig], Source]] = {
     "town": lambda config: TownSource(config.town),
     "videos": lambda config: VideosSource(config.videos, config.root),
+    "bdd100k": lambda config: Bdd100kSource(config.bdd100k, config.root),
 }
 STORE_FILES = ("store.json", "prepare.json", "dropped.json", "index.parquet", "frames.parquet", "boxes.parquet")
 

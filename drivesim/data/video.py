@@ -145,7 +145,7 @@ class FrameIterator(Iterator[np.ndarray]):
             for begin, frame in chosen:
                 if frame is not last:  # a held frame is converted once
                     last, picture = frame, self._converted(frame, aspect)
-                    self.shown = Shown(begin, _upright(frame), picture.shape[:2])
+                    self.shown = Shown(begin, _upright(frame), (picture.shape[0], picture.shape[1]))
                     picture = picture if self._size is None else fit(picture, self._size, self._crop)
                 yield picture  # type: ignore[misc]
         if not self.decoded:
