@@ -70,7 +70,8 @@ class _Stream:
     """The frames of a video; it can be asked what comes next.
 
     has_boxes  whether the boxes of the frame that comes next are known
-    at_cut     whether a clip must end before it: a new scene, or boxes known from here on or no longer
+    at_known   whether boxes are known from it on, or no longer
+    at_cut     whether a clip must end before it: there, or at a new scene
     broken     why reading ended early, empty if it did not
     """
 
@@ -79,7 +80,7 @@ class _Stream:
         self._shown: deque[Shown] = deque()  # of the frames that `mark_cuts` holds
         self._marked = mark_cuts(self._watched(frames))
         self._ahead: tuple[np.ndarray, bool] | None = None
-        self.broken, self.has_boxes, self.at_cut = "", False, False
+        self.broken, self.has_boxes, self.at_known, self.at_cut = "", False, False, False
         self._advance()
 
     @property
@@ -95,9 +96,12 @@ class _Stream:
 
     def _advance(self) -> None:
         self._ahead = next(self._marked, None)
-        if self._ahead is not None:
+        if self._ahead is None:
+            self.at_known = False
+        else:
             known = self._notes.has_boxes(self._shown[0])
-            self.at_cut, self.has_boxes = self._ahead[1] or known != self.has_boxes, known
+            self.at_known, self.has_boxes = known != self.has_boxes, known
+            self.at_cut = self._ahead[1] or self.at_known
 
     def _watched(self, frames: FrameIterator) -> Iterator[np.ndarray]:
         try:
@@ -116,8 +120,8 @@ def _piece(stream: _Stream, options: ClipOptions) -> Iterator[Frame]:
         yield stream.take()
         count += 1
     if count < round(options.min_seconds * options.fps):
-        seconds, why = count / options.fps, "before a cut or the end"
-        raise Refused(f"{seconds:.2f} s {why}, shorter than min_seconds={options.min_seconds:g}")
+        why = "where the boxes begin or end to be known" if stream.at_known else "before a cut or the end"
+        raise Refused(f"{count / options.fps:.2f} s {why}, shorter than min_seconds={options.min_seconds:g}")
 
 
 def _drain(piece: Iterator[Frame]) -> None:
