@@ -12,8 +12,8 @@ from typing import Protocol
 
 import numpy as np
 
-from data_prep.found import printable
 from data_prep.framing import framed
+from data_prep.naming import printable
 from data_prep.options import ClipOptions
 from data_prep.scenes import mark_cuts
 from data_prep.source import Dropped, Frame, RawClip, Refused

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from data_prep.source import Box, Frame
-from drivesim.clip import VEHICLES
+from drivesim.classes import VEHICLES
 from drivesim.data.video import fit, kept
 
 SMALLEST_PX = 4.0  # boxes that are lower or narrower than this after cropping and resizing are left out

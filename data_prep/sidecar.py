@@ -16,7 +16,7 @@ import numpy as np
 from data_prep.annotations import Annotations, Instant
 from data_prep.source import NAN, Box
 from drivesim.checks import check_keys, label_or_nan, number
-from drivesim.clip import CLASSES
+from drivesim.classes import CLASSES
 from drivesim.data.schema import WEATHERS
 from drivesim.data.video import frame_times, iterate, probe
 from drivesim.errors import UserError

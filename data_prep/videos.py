@@ -7,7 +7,8 @@ from pathlib import Path
 
 from data_prep import sidecar
 from data_prep.film import NoNotes, Notes, clips_of_video
-from data_prep.found import Found, find, printable, unit_names
+from data_prep.found import Found, find
+from data_prep.naming import printable, unit_names
 from data_prep.options import ClipOptions
 from data_prep.sidecar import read_sidecar, sidecar_of
 from data_prep.source import Dropped, RawClip, Refused, Unit
@@ -59,7 +60,7 @@ class VideosSource:
             kinds = ", ".join(suffix[1:] for suffix in SUFFIXES)
             raise UserError(f"root={self.root} holds no video ({kinds}); give the folder with the videos")
         files += _without_video(find(self.root, sidecar.SUFFIXES), files)
-        names = unit_names(file.path.with_suffix("") for file in files)
+        names = unit_names([file.path.with_suffix("") for file in files])
         return [self._unit(name, file) for name, file in zip(names, files, strict=True)]
 
     def clips(self, unit: Unit) -> Iterator[RawClip | Dropped]:

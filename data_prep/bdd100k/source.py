@@ -21,7 +21,8 @@ import numpy as np
 from data_prep.annotations import Annotations, Instant
 from data_prep.bdd100k.labels import Sky, read_skies, read_sky, read_speed, read_tracks
 from data_prep.film import clips_of_video
-from data_prep.found import Found, find, printable, unit_names
+from data_prep.found import Found, find
+from data_prep.naming import printable, unit_names
 from data_prep.options import ClipOptions
 from data_prep.recording import Shot, clips_of, read_picture
 from data_prep.source import Box, Dropped, Frame, RawClip, Refused, Unit
@@ -42,7 +43,7 @@ class Bdd100kConfig(ClipOptions):
     """Options of source=bdd100k."""
 
     form: str = option("video", "video (30 fps, boxes unknown) or track (pictures at 5 fps with boxes)")
-    splits: str = option("train,val,test", "the official splits to prepare, with commas between")
+    splits: list[str] = option(list(SPLITS), "the official splits to prepare")
     fps: float = option(0.0, "frames a second to resample to; 0: as recorded, 30 or 5")
     licence: str = option("BDD100K", "noted in the index of the store")
 
@@ -50,8 +51,8 @@ class Bdd100kConfig(ClipOptions):
         """raises UserError for values that cannot work"""
         if self.form not in FORMS:
             raise UserError(f"bdd100k.form is {self.form!r}; expected one of {', '.join(FORMS)}")
-        if unknown := [name for name in self.splits.split(",") if name not in SPLITS]:
-            raise UserError(f"bdd100k.splits has {unknown[0]!r}; expected some of {','.join(SPLITS)}")
+        if unknown := [name for name in self.splits if name not in SPLITS]:
+            raise UserError(f"bdd100k.splits has {unknown[0]!r}; expected some of {', '.join(SPLITS)}")
         ClipOptions.check(self.at_rate(), source)
 
     def at_rate(self) -> "Bdd100kConfig":
@@ -69,27 +70,27 @@ class Bdd100kSource:
         config.check()
         if root is None:
             raise UserError("source=bdd100k needs root=FOLDER, the folder with videos, images, labels and info")
-        self.config = config.at_rate()
-        self.root = Path(root, "bdd100k") if Path(root, "bdd100k").is_dir() else Path(root)
-        self.folder = self.root / FOLDERS[config.form]
-        if not self.folder.is_dir():
-            raise UserError(f"root={root} holds no {FOLDERS[config.form]}; bdd100k.form={config.form} needs it")
-        if config.form == "track" and not (self.root / "labels/box_track_20").is_dir():
+        self.config, self.root = config.at_rate(), Path(root)
+        self.inside = Path("bdd100k") if (self.root / "bdd100k").is_dir() else Path()  # as the archives unpack
+        self.pictures = self.inside / FOLDERS[config.form]
+        if not (self.root / self.pictures).is_dir():
+            raise UserError(f"root={root} holds no {self.pictures}; bdd100k.form={config.form} needs it")
+        if config.form == "track" and not self._beside("labels/box_track_20").is_dir():
             raise UserError(f"root={root} holds no labels/box_track_20; unpack the labels of the tracking set too")
 
     def units(self) -> list[Unit]:
         """One unit a video, by split and name. raises UserError if there is none, or labels cannot be read"""
         units: list[Unit] = []
-        for split in self.config.splits.split(","):
-            if (self.folder / split).is_dir():
+        for split in self.config.splits:
+            if (self.root / self.pictures / split).is_dir():
                 units += self._units(split)
         if not units:
-            raise UserError(f"{self.folder} holds nothing of the splits {self.config.splits}")
+            raise UserError(f"{self.root / self.pictures} holds nothing of the splits {', '.join(self.config.splits)}")
         return units
 
     def _units(self, split: str) -> list[Unit]:
-        files = self._files(self.folder / split)
-        names = unit_names(Path(split) / file.path.with_suffix("") for file in files)
+        files = self._files(self.root / self.pictures / split)
+        names = unit_names([Path(split) / file.path.with_suffix("") for file in files])
         skies = self._skies(split)
         units = []
         for name, file in zip(names, files, strict=True):
@@ -97,7 +98,8 @@ class Bdd100kSource:
             facts = ("out", file.problem) if file.problem else ("sky", sky.weather, str(sky.night)) if sky else ()
             # Rides are cut into several videos, but the official splits part by video: a route is what they part by.
             route = printable(Path(split) / file.path.with_suffix(""))
-            units.append(Unit(name, route, path=(Path(split) / file.path).as_posix(), split=split, facts=facts))
+            path = (self.pictures / split / file.path).as_posix()
+            units.append(Unit(name, route, path=path, split=split, facts=facts))
         return units
 
     def _files(self, folder: Path) -> list[Found]:
@@ -106,23 +108,32 @@ class Bdd100kSource:
         return [Found(path.relative_to(folder)) for path in sorted(folder.iterdir()) if path.is_dir()]
 
     def _skies(self, split: str) -> dict[str, Sky]:
-        found = [path for name in SKIES if (path := self.root / name.format(split)).exists()]
+        found = [path for name in SKIES if (path := self._beside(name.format(split))).exists()]
         return read_skies(found[0]) if found else {}
+
+    def _beside(self, kind: str, unit: Unit | None = None) -> Path:
+        """Where files of another kind lie, or the JSON file of that kind that belongs to a unit."""
+        folder = self.root / self.inside / kind
+        if unit is None:
+            return folder
+        video = Path(unit.path).relative_to(self.pictures)
+        return folder / video.with_name(f"{video.stem}.json")
 
     def clips(self, unit: Unit) -> Iterator[RawClip | Dropped]:
         """Clips of one video; labels that cannot be read come as Dropped, or end the unit if they are its boxes."""
         if unit.facts[:1] == ("out",):
             raise Refused(f"{printable(unit.path)} {unit.facts[1]}")
+        sky, speed, complaint = Sky(), list[Instant](), ""
         try:
             sky = Sky(unit.facts[1], float(unit.facts[2])) if unit.facts else self._own_sky(unit)
-            speed, complaint = self._speed(unit), ""
+            speed = self._speed(unit)
         except UserError as error:
-            sky, speed, complaint = Sky(), [], printable(str(error))
+            complaint = printable(str(error))
         template = RawClip(
             name=unit.name,
             route=unit.route,
             fps=self.config.fps,
-            source=printable(Path(FOLDERS[self.config.form], unit.path)),
+            source=printable(unit.path),
             licence=self.config.licence,
             has_boxes=False,
             frames=iter(()),
@@ -130,24 +141,23 @@ class Bdd100kSource:
         )
         notes = Annotations(speed, GAP_S, sky.night)
         if self.config.form == "video":
-            yield from clips_of_video(self.folder / unit.path, template, self.config, notes)
+            yield from clips_of_video(self.root / unit.path, template, self.config, notes)
         else:
             yield from self._track_clips(unit, template, notes)
         if complaint:
             yield Dropped(unit.name, f"{complaint}; the clips were made without it")
 
     def _own_sky(self, unit: Unit) -> Sky:
-        path = self.root / "labels/100k" / Path(unit.path).with_suffix(".json")
+        path = self._beside("labels/100k", unit)
         return read_sky(path) if path.exists() else Sky()
 
     def _speed(self, unit: Unit) -> list[Instant]:
-        path = self.root / "info/100k" / Path(unit.path).with_suffix(".json")
+        path = self._beside("info/100k", unit)
         return read_speed(path) if path.exists() else []
 
     def _track_clips(self, unit: Unit, template: RawClip, notes: Annotations) -> Iterator[RawClip | Dropped]:
-        folder = self.folder / unit.path
+        folder, labels = self.root / unit.path, self._beside("labels/box_track_20", unit)
         pictures = {path.name for path in folder.iterdir() if NUMBER.search(path.name)}
-        labels = self.root / "labels/box_track_20" / f"{unit.path}.json"
         if not labels.exists():
             if unit.split != "test":
                 yield Dropped(unit.name, f"{printable(labels)} is missing; the boxes of its clips are unknown")

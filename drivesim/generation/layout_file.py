@@ -32,6 +32,10 @@ FRAME_KEYS = ("time_s", *LABEL_KEYS, "boxes")
 CORNERS = ("x1", "y1", "x2", "y2")
 BOX_KEYS = ("track", "class", *CORNERS)
 COLUMNS = (*FRAME_KEYS[:-1], *BOX_KEYS)
+# What a file of boxes beside a video (docs/videos.md) says more. It is a layout too; these fields steer nothing.
+VIDEO_FILE_KEYS = ("unit", "licence", "weather", "night")
+VIDEO_FRAME_KEYS = ("speed_mps",)
+VIDEO_BOX_KEYS = ("visibility", "x_m", "y_m", "z_m", "length_m", "width_m", "height_m", "yaw")
 UNKNOWN = "unknown"  # class of a CSV row that says "the boxes of this frame are not known"
 DEFAULT_FPS = 30.0
 MAX_TRACK = 2**31 - 1  # tracks are int32 in the clip store
@@ -194,15 +198,18 @@ def _parse_json(text: str, source: str) -> tuple[float, list[Any]]:
         content = json.loads(text)
     except (json.JSONDecodeError, RecursionError) as error:
         raise UserError(f"{source} is not valid JSON ({error}); see docs/layout_file.md") from error
-    check_keys(content, FILE_KEYS, source)
+    check_keys(content, FILE_KEYS + VIDEO_FILE_KEYS, source)
+    if content.get("unit", "fractions") != "fractions":
+        raise UserError(f"{source}: unit is {content['unit']!r}; a layout has no size of its own, give fractions")
     if not isinstance(content.get("frames"), list):
         raise UserError(f'{source}: expected "frames", a list; see docs/layout_file.md')
     fps = number(content.get("fps", DEFAULT_FPS), f"{source}: fps", 0)
     if fps == 0:
         raise UserError(f"{source}: fps is 0, expected more than 0")
     for i, frame in enumerate(content["frames"]):
-        check_keys(frame, FRAME_KEYS, f"{source}: frame {i}")
+        check_keys(frame, FRAME_KEYS + VIDEO_FRAME_KEYS, f"{source}: frame {i}")
         frame.setdefault("time_s", i / fps)
+        frame.setdefault("night", content.get("night"))
     return fps, content["frames"]
 
 
@@ -277,7 +284,7 @@ def _boxes(boxes: Any, where: str) -> Iterator[tuple[int, int, np.ndarray]]:
         raise UserError(f"{where}: boxes is {boxes!r}, expected a list")
     tracks = set()
     for i, box in enumerate(boxes or []):
-        check_keys(box, BOX_KEYS, f"{where}: box {i}")
+        check_keys(box, BOX_KEYS + VIDEO_BOX_KEYS, f"{where}: box {i}")
         track = number(box.get("track"), f"{where}: box {i}: track", 0, MAX_TRACK)
         here = f"{where}: track {track:g}"
         if track != int(track) or track in tracks:

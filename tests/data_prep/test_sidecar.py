@@ -14,6 +14,7 @@ from data_prep.source import Refused
 from data_prep.videos import VideosConfig, VideosSource
 from drivesim.clip import Layout
 from drivesim.data.store import ego_motion
+from drivesim.errors import UserError
 from drivesim.generation.layout_file import read_layout, save_layout
 
 HEIGHT, WIDTH = 72, 128
@@ -216,6 +217,19 @@ def test_a_layout_file_is_a_sidecar(prepared, tmp_path):
         (tmp_path / f"drive.boxes{suffix}").unlink()
         assert clip.has_boxes
         assert (frames[0].night, frames[0].boxes[0].name, frames[0].boxes[0].track) == (0.25, "truck", 4)
+
+
+def test_a_sidecar_in_fractions_is_a_layout(tmp_path):
+    boxes = [car(visibility=0.9, z_m=20, yaw=0)]
+    frames = [{"time_s": 0, "speed_mps": 5, "boxes": boxes}, {"time_s": 1, "night": 0, "boxes": []}]
+    content = {"unit": "fractions", "licence": "CC0-1.0", "weather": "rain", "night": 1, "frames": frames}
+    (tmp_path / "drive.boxes.json").write_text(json.dumps(content))
+    layout = read_layout(str(tmp_path / "drive.boxes.json")).layout
+    assert layout.night.tolist() == [1, 0]
+    assert layout.tracks.tolist() == [[1], [-1]]
+    (tmp_path / "drive.boxes.json").write_text(json.dumps(content | {"unit": "pixels"}))
+    with pytest.raises(UserError, match=r"unit is 'pixels'.*give fractions"):
+        read_layout(str(tmp_path / "drive.boxes.json"))
 
 
 WRONG = [
