@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from pathlib import Path
 
 import av
 import numpy as np
@@ -230,6 +231,16 @@ def test_a_sidecar_in_fractions_is_a_layout(tmp_path):
     (tmp_path / "drive.boxes.json").write_text(json.dumps(content | {"unit": "pixels"}))
     with pytest.raises(UserError, match=r"unit is 'pixels'.*give fractions"):
         read_layout(str(tmp_path / "drive.boxes.json"))
+
+
+@pytest.mark.parametrize(("kind", "count"), [("json", 2), ("csv", 1)])
+def test_the_examples_of_the_documentation_are_read(prepared, kind, count):
+    page = (Path(__file__).parents[2] / "docs" / "videos.md").read_text(encoding="utf-8")
+    example = page.split(f"```{kind}\n")[1].split("```")[0]
+    black = [np.zeros((720, 1280, 3), np.uint8)] * 16
+    (clip, frames), *_ = prepared(example, black, name=f"drive.boxes.{kind}")
+    assert clip.has_boxes
+    assert len(frames[0].boxes) == count
 
 
 WRONG = [
