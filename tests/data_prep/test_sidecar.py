@@ -238,7 +238,7 @@ def test_the_examples_of_the_documentation_are_read(prepared, kind, count):
     page = (Path(__file__).parents[2] / "docs" / "videos.md").read_text(encoding="utf-8")
     example = page.split(f"```{kind}\n")[1].split("```")[0]
     black = [np.zeros((720, 1280, 3), np.uint8)] * 16
-    (clip, frames), *_ = prepared(example, black, name=f"drive.boxes.{kind}")
+    (clip, frames), *_ = prepared(example, black, name=f"drive.boxes.{kind}", height=288, width=512)
     assert clip.has_boxes
     assert len(frames[0].boxes) == count
 
