@@ -5,19 +5,26 @@ from dataclasses import replace
 import numpy as np
 
 from data_prep.source import Box, Frame
-from drivesim.clip import VEHICLES
+from drivesim.classes import VEHICLES
 from drivesim.data.video import fit, kept
 
 SMALLEST_PX = 4.0  # boxes that are lower or narrower than this after cropping and resizing are left out
 COUNTED_VISIBILITY = 0.15  # vehicles seen less are not counted
 
 
-def framed(frame: Frame, size: tuple[int, int], crop: str = "center", has_boxes: bool = True) -> Frame:
+def framed(
+    frame: Frame,
+    size: tuple[int, int],
+    crop: str = "center",
+    has_boxes: bool = True,
+    recorded: tuple[int, int] | None = None,
+) -> Frame:
     """Crop and resize a frame to `size` (height, width); boxes, intrinsics and the count of vehicles follow.
 
     Boxes of `frame` are fractions of the recorded picture and may reach out of it, intrinsics are in its pixels.
+    recorded  (height, width) the picture had, where it has been brought to `size` already
     """
-    height, width = frame.image.shape[:2]
+    height, width = recorded or frame.image.shape[:2]
     top, left, kept_h, kept_w = kept(height, width, size, crop)
     scale = np.array([size[1] / kept_w, size[0] / kept_h])
     intrinsics = frame.intrinsics

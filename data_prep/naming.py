@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+LONGEST_NAME = 150  # file systems take 255 bytes, and clips add numbers and suffixes to the name of their unit
+
 
 def printable(path: Path | str) -> str:
     """A path as text that can be printed and stored: bytes that are no UTF-8 are written as \\xff, folders with /."""
@@ -15,10 +17,13 @@ def printable(path: Path | str) -> str:
 
 
 def unit_names(paths: Sequence[Path]) -> list[str]:
-    """The paths as file names, each another; a hash tells apart paths that would become the same one."""
+    """The paths as file names, each another; a hash tells apart those that would become the same one, or too long."""
     slugs = [_slug(path) for path in paths]
     taken = Counter(slugs)
-    return [slug if taken[slug] == 1 else f"{slug}-{_digest(path)}" for slug, path in zip(slugs, paths, strict=True)]
+    return [
+        slug if taken[slug] == 1 and len(slug) <= LONGEST_NAME else f"{slug[:LONGEST_NAME]}-{_digest(path)}"
+        for slug, path in zip(slugs, paths, strict=True)
+    ]
 
 
 def _slug(path: Path) -> str:

@@ -17,6 +17,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from data_prep.bdd100k.source import Bdd100kConfig, Bdd100kSource
 from data_prep.images import ImagesConfig, ImagesSource
 from data_prep.kitti.source import KittiConfig, KittiSource
 from data_prep.nuscenes.source import NuscenesConfig, NuscenesSource
@@ -42,7 +43,7 @@ class PrepareConfig:
     """Turn raw driving data into a clip store. The same command again goes on where it was stopped."""
 
     out: str = option(help="folder of the store")
-    source: str = option("town", "town (procedural), nuscenes, kitti, videos, images (folders of such files)")
+    source: str = option("town", "town (procedural), nuscenes, kitti, bdd100k, videos, images (folders of such files)")
     root: str | None = option(None, "folder with the raw data; town needs none")
     workers: int = option(0, "units at a time; 0: one a core")
     runner: str = option("processes", "processes of this machine, or ray")
@@ -58,6 +59,7 @@ class PrepareConfig:
     images: ImagesConfig = field(default_factory=ImagesConfig)
     kitti: KittiConfig = field(default_factory=KittiConfig)
     nuscenes: NuscenesConfig = field(default_factory=NuscenesConfig)
+    bdd100k: Bdd100kConfig = field(default_factory=Bdd100kConfig)
 
 
 # A new kind of raw data is one line here and one field above.
@@ -67,6 +69,7 @@ SOURCES: dict[str, Callable[[PrepareConfig], Source]] = {
     "images": lambda config: ImagesSource(config.images, config.root),
     "kitti": lambda config: KittiSource(config.kitti, config.root),
     "nuscenes": lambda config: NuscenesSource(config.nuscenes, config.root),
+    "bdd100k": lambda config: Bdd100kSource(config.bdd100k, config.root),
 }
 RUNNERS = ("processes", "ray")
 STORE_FILES = ("store.json", "dropped.json", *(f"{name}.parquet" for name in TABLES))

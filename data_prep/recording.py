@@ -17,10 +17,10 @@ from data_prep.framing import framed
 from data_prep.naming import printable
 from data_prep.options import ClipOptions
 from data_prep.source import Dropped, Frame, RawClip, Refused
+from drivesim.data.video import MOST_PIXELS
 
 TIE_S = 1e-6  # of two pictures as near as this the later is shown: at twice the recorded rate each is shown twice
 GAP_PERIODS = 2.5  # a pause longer than this many usual intervals ends a clip
-MOST_PIXELS = 50_000_000  # a picture that claims more is not decoded: a few bytes of header can ask for any memory
 
 
 @dataclass(frozen=True)

@@ -90,6 +90,8 @@ class Unit:
     path   the input file relative to the root, where there is one
     split  train, val or test where the data says so; else routes are shared out
     stamp  noted by `drivesim prepare`: size and time of the file or folder at `path`, so that a change is noticed
+    facts  what the source noted as it listed its units, of a meaning of its own: so a worker that is handed a unit
+           need not read a large file again
     """
 
     name: str
@@ -98,6 +100,7 @@ class Unit:
     path: str = ""
     split: str = ""
     stamp: str = ""
+    facts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

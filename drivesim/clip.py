@@ -7,8 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-CLASSES = ("car", "truck", "bus", "pedestrian", "cyclist")
-VEHICLES = ("car", "truck", "bus")
+from drivesim.classes import CLASSES as CLASSES
+from drivesim.classes import VEHICLES as VEHICLES
+
 NO_BOX = -1  # class of an empty slot
 MIN_VISIBILITY = 0.15  # share of itself that an object must show: asking for a hidden car steers nothing
 SPEED_MPS = 8.0  # taken for driven where nobody says how fast, in training and in sampling alike

@@ -18,18 +18,19 @@ LUMA_SHARES = {BT709: (0.2126, 0.0722), BT470BG: (0.299, 0.114), SMPTE170M: (0.2
 FULL_RANGE = 2  # AVCOL_RANGE_JPEG
 
 
-def to_rgb(frame: av.VideoFrame) -> np.ndarray:
-    """uint8 RGB [H, W, 3], upright, by the matrix the frame is tagged with."""
+def to_rgb(frame: av.VideoFrame, pixel_aspect: float = 1.0) -> np.ndarray:
+    """uint8 RGB [H, W, 3], upright, with square pixels, by the matrix the frame is tagged with."""
     space = frame.colorspace
     if space == UNKNOWN:
         space = BT709 if frame.height >= HD_HEIGHT else SMPTE170M
     halved = frame.format.name in ("yuv420p", "yuvj420p") and frame.height % 2 == frame.width % 2 == 0
-    if halved and space in LUMA_SHARES:
+    width = round(frame.width * pixel_aspect)
+    if halved and width == frame.width and space in LUMA_SHARES:
         full = frame.color_range == FULL_RANGE or frame.format.name == "yuvj420p"
         picture = _from_planes(frame, rgb_matrix(*LUMA_SHARES[space], full))
     else:
         tag = Colorspace.ITU709 if space == BT709 else None
-        picture = frame.to_ndarray(format="rgb24", src_colorspace=tag, interpolation=UNBIASED)
+        picture = frame.to_ndarray(format="rgb24", width=width, src_colorspace=tag, interpolation=UNBIASED)
     return np.ascontiguousarray(np.rot90(picture, round(frame.rotation / 90)))
 
 

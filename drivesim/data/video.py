@@ -16,10 +16,12 @@ import av
 import cv2
 import numpy as np
 from av.container import InputContainer
+from av.stream import Disposition
 from av.video.stream import VideoStream
 
 from drivesim.data.clip_file import SEE_VERIFY, ClipFile
 from drivesim.data.colour import to_rgb
+from drivesim.data.filters import deinterlaced, ordinary_colour
 from drivesim.errors import UserError
 
 Source = Path | str | ClipFile
@@ -27,6 +29,8 @@ SUFFIXES = (".mp4", ".mkv", ".mov", ".avi", ".webm", ".m4v")
 KEPT_PART = {"top": 0.0, "center": 0.5, "bottom": 1.0}  # where a crop lies within what it may leave out
 # Containers round times (Matroska to 1 ms): a frame this share of a period late still counts as on time.
 LATE = 0.05
+MOST_PIXELS = 50_000_000  # a picture that claims more is not decoded: a few bytes of header can ask for any memory
+WIDEST_PIXEL = 3.0  # an aspect of pixels beyond 1:3 and 3:1 is a mistake in the file
 
 
 @dataclass(frozen=True)
@@ -78,12 +82,29 @@ def iterate(
     return FrameIterator(path, fps, size, start, stop, crop)
 
 
+@dataclass(frozen=True)
+class Shown:
+    """Which recorded frame a picture shows.
+
+    time_s     when that frame began, seconds after the video's first
+    recorded   (height, width) pixels of the recorded picture, upright
+    displayed  (height, width) of the same with square pixels, before it was brought to a size
+    """
+
+    time_s: float
+    recorded: tuple[int, int]
+    displayed: tuple[int, int]
+
+
 class FrameIterator(Iterator[np.ndarray]):
     """What `iterate` returns; once exhausted it knows what was lost.
 
     promised  frames the header announces for display, 0 if it does not say
     decoded   frames decoded so far
+    shown     what the picture last given shows
     """
+
+    shown: Shown
 
     def __init__(
         self,
@@ -118,9 +139,11 @@ class FrameIterator(Iterator[np.ndarray]):
             timed = self._timed(container, stream)
             chosen = self._stored(timed) if self._fps is None else self._resampled(timed, 1 / self._fps)
             last, picture = None, None
-            for frame in chosen:
+            aspect = _pixel_aspect(stream)
+            for begin, frame in chosen:
                 if frame is not last:  # a held frame is converted once
-                    last, picture = frame, to_rgb(frame)
+                    last, picture = frame, self._converted(frame, aspect)
+                    self.shown = Shown(begin, _upright(frame), (picture.shape[0], picture.shape[1]))
                     picture = picture if self._size is None else fit(picture, self._size, self._crop)
                 yield picture  # type: ignore[misc]
         if not self.decoded:
@@ -129,28 +152,34 @@ class FrameIterator(Iterator[np.ndarray]):
     def _timed(self, container: InputContainer, stream: VideoStream) -> Iterator[tuple[float, float, av.VideoFrame]]:
         """(begin, end, frame) in seconds after the video's first frame; damaged packets are passed over."""
         period = 1 / float(stream.average_rate or stream.guessed_rate or 25)
-        tick, origin = _tick(stream), stream.start_time or 0
+        origin = (stream.start_time or 0) * _tick(stream)
         end = 0.0
+        for frame in deinterlaced(self._counted(container, stream)):
+            tick = float(frame.time_base or _tick(stream))
+            begin = end if frame.pts is None else frame.pts * tick - origin  # some raw streams carry no times
+            end = begin + (frame.duration * tick or period)
+            yield begin, end, frame
+
+    def _counted(self, container: InputContainer, stream: VideoStream) -> Iterator[av.VideoFrame]:
         for packet, frames in _decode(container, stream):
             # An edit list hides pre-roll: those packets feed the decoder and were never meant to be shown.
             self.promised -= bool(packet and packet.is_discard and self.promised)
-            for frame in frames:
-                self.decoded += 1
-                begin = end if frame.pts is None else (frame.pts - origin) * tick  # some raw streams carry no times
-                end = begin + (frame.duration * tick or period)
-                yield begin, end, frame
+            self.decoded += len(frames)
+            yield from frames
 
-    def _stored(self, timed: Iterator[tuple[float, float, av.VideoFrame]]) -> Iterator[av.VideoFrame]:
+    def _stored(self, timed: Iterator[tuple[float, float, av.VideoFrame]]) -> Iterator[tuple[float, av.VideoFrame]]:
         for begin, end, frame in timed:
             slack = LATE * (end - begin)
             if self._stop is not None and begin >= self._stop - slack:
                 return
             if begin >= self._start - slack:
-                yield frame
+                yield begin, frame
 
-    def _resampled(self, timed: Iterator[tuple[float, float, av.VideoFrame]], period: float) -> Iterator[av.VideoFrame]:
+    def _resampled(
+        self, timed: Iterator[tuple[float, float, av.VideoFrame]], period: float
+    ) -> Iterator[tuple[float, av.VideoFrame]]:
         held: av.VideoFrame | None = None
-        held_end, count = 0.0, 0
+        held_begin, held_end, count = 0.0, 0.0, 0
         limit = float("inf") if self._stop is None else self._stop - LATE * period
 
         for begin, end, frame in chain(timed, [(float("inf"), 0.0, None)]):
@@ -158,10 +187,17 @@ class FrameIterator(Iterator[np.ndarray]):
             until = held_end if frame is None else begin
             while held and self._start + count * period < min(until - LATE * period, limit):
                 count += 1
-                yield held
+                yield held_begin, held
             if self._start + count * period >= limit:
                 return
-            held, held_end = frame, end
+            held, held_begin, held_end = frame, begin, end
+
+    def _converted(self, frame: av.VideoFrame, pixel_aspect: float) -> np.ndarray:
+        try:
+            return to_rgb(ordinary_colour(frame), pixel_aspect)
+        except (av.FFmpegError, ValueError) as error:  # a pixel format or colour tag nobody has heard of
+            what = f"{frame.format.name}, colour tags {frame.colorspace}/{frame.color_primaries}/{frame.color_trc}"
+            raise UserError(f"{self.path}: a frame of {what} cannot be read as RGB ({error}); re-encode it") from error
 
 
 def read_window(path: Source, start: int, count: int, stride: int = 1) -> np.ndarray:
@@ -203,6 +239,16 @@ def _changed_ns(path: Source) -> int:
     if isinstance(path, ClipFile):
         return path.changed_ns
     return os.stat(path).st_mtime_ns if Path(path).exists() else 0
+
+
+def frame_times(path: Path | str) -> np.ndarray:
+    """When each frame that is in the file begins, in order: seconds after the first [n], read without decoding.
+
+    raises  UserError if it is missing or no video
+    """
+    with _opened(path) as (_, stream):
+        tick, origin = _tick(stream), (stream.start_time or 0) * _tick(stream)
+    return _timetable(path, _changed_ns(path))[0] * tick - origin
 
 
 @lru_cache(maxsize=4096)
@@ -263,17 +309,28 @@ def _opened(path: Source) -> Iterator[tuple[InputContainer, VideoStream]]:
         if not isinstance(path, ClipFile) and not Path(path).is_file():
             raise UserError(f"{path} is not a file; expected a video ({', '.join(s[1:] for s in SUFFIXES)})")
         try:
-            container = av.open(opened, "r")
+            # Without the limit FFmpeg may decode a frame on opening, to learn more about the stream.
+            container = av.open(opened, "r", options={"max_pixels": str(MOST_PIXELS)})
         except (av.FFmpegError, OSError) as error:
             size = path.bytes if isinstance(path, ClipFile) else Path(path).stat().st_size
             reason = "it is empty" if size == 0 else (getattr(error, "strerror", None) or str(error))
             raise UserError(f"{path} is not a readable video ({reason}){_remedy(path)}") from error
         with container:
-            if not container.streams.video:
-                raise UserError(f"{path} holds no video stream (audio only?){_remedy(path)}")
-            stream = container.streams.video[0]
-            stream.thread_type, stream.codec_context.thread_count = "NONE", 1
-            yield container, stream
+            yield container, _film(path, container)
+
+
+def _film(path: Source, container: InputContainer) -> VideoStream:
+    """The first video stream that is no cover picture, ready to be decoded by this thread alone."""
+    films = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
+    if not films:
+        raise UserError(f"{path} holds no video stream (audio only?){_remedy(path)}")
+    stream = films[0]
+    if not 0 < stream.width * stream.height <= MOST_PIXELS:
+        claim = f"{stream.width}x{stream.height} pixels" if stream.width else "no size"
+        raise UserError(f"{path} claims {claim}; expected up to {MOST_PIXELS:,} pixels, so it is not decoded")
+    stream.thread_type, stream.codec_context.thread_count = "NONE", 1
+    stream.codec_context.options = {"max_pixels": str(MOST_PIXELS)}  # the size may change in the middle of a file
+    return stream
 
 
 def _remedy(path: Source) -> str:
@@ -296,6 +353,18 @@ def _decode(container: InputContainer, stream: VideoStream) -> Iterator[tuple[av
         except av.FFmpegError:
             frames = []
         yield packet, [frame for frame in frames if not frame.is_corrupt]
+
+
+def _upright(frame: av.VideoFrame) -> tuple[int, int]:
+    """(height, width) of the recorded pixels after turning."""
+    lying = round(frame.rotation / 90) % 2
+    return (frame.width, frame.height) if lying else (frame.height, frame.width)
+
+
+def _pixel_aspect(stream: VideoStream) -> float:
+    """Width of a pixel over its height; 1 where the file does not say, or says nonsense."""
+    aspect = float(stream.sample_aspect_ratio or 1)
+    return aspect if 1 / WIDEST_PIXEL <= aspect <= WIDEST_PIXEL else 1.0
 
 
 def _tick(stream: VideoStream) -> float:

@@ -164,8 +164,8 @@ class WindowDataset(Dataset):
         whole = (stride >= 1) & (np.abs(exact - stride) < 1e-3)
         rows = np.flatnonzero((index["split"] == split).to_numpy() & whole & (starts > 0))
         cumulative = np.cumsum(shares(starts[rows] / fps[rows], group[rows]))
-        numbers = np.stack([rows, stride[rows], starts[rows]]).astype(np.int32)
-        return Choices(*numbers, cumulative=cumulative / cumulative[-1:])
+        rows, stride, starts = np.stack([rows, stride[rows], starts[rows]]).astype(np.int32)
+        return Choices(rows, stride, starts, cumulative / cumulative[-1:])
 
     def __len__(self) -> int:
         return self.length

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from drivesim.checks import check_keys, label_or_nan, number
 from drivesim.clip import CLASSES, NO_BOX, Layout
 from drivesim.data.store import ClipStore, is_store
 from drivesim.errors import UserError
@@ -31,6 +32,10 @@ FRAME_KEYS = ("time_s", *LABEL_KEYS, "boxes")
 CORNERS = ("x1", "y1", "x2", "y2")
 BOX_KEYS = ("track", "class", *CORNERS)
 COLUMNS = (*FRAME_KEYS[:-1], *BOX_KEYS)
+# What a file of boxes beside a video (docs/videos.md) says more. It is a layout too; these fields steer nothing.
+VIDEO_FILE_KEYS = ("unit", "licence", "weather", "night")
+VIDEO_FRAME_KEYS = ("speed_mps",)
+VIDEO_BOX_KEYS = ("visibility", "x_m", "y_m", "z_m", "length_m", "width_m", "height_m", "yaw")
 UNKNOWN = "unknown"  # class of a CSV row that says "the boxes of this frame are not known"
 DEFAULT_FPS = 30.0
 MAX_TRACK = 2**31 - 1  # tracks are int32 in the clip store
@@ -193,15 +198,18 @@ def _parse_json(text: str, source: str) -> tuple[float, list[Any]]:
         content = json.loads(text)
     except (json.JSONDecodeError, RecursionError) as error:
         raise UserError(f"{source} is not valid JSON ({error}); see docs/layout_file.md") from error
-    _check_keys(content, FILE_KEYS, source)
+    check_keys(content, FILE_KEYS + VIDEO_FILE_KEYS, source)
+    if content.get("unit", "fractions") != "fractions":
+        raise UserError(f"{source}: unit is {content['unit']!r}; a layout has no size of its own, give fractions")
     if not isinstance(content.get("frames"), list):
         raise UserError(f'{source}: expected "frames", a list; see docs/layout_file.md')
-    fps = _number(content.get("fps", DEFAULT_FPS), f"{source}: fps", 0)
+    fps = number(content.get("fps", DEFAULT_FPS), f"{source}: fps", 0)
     if fps == 0:
         raise UserError(f"{source}: fps is 0, expected more than 0")
     for i, frame in enumerate(content["frames"]):
-        _check_keys(frame, FRAME_KEYS, f"{source}: frame {i}")
+        check_keys(frame, FRAME_KEYS + VIDEO_FRAME_KEYS, f"{source}: frame {i}")
         frame.setdefault("time_s", i / fps)
+        frame.setdefault("night", content.get("night"))
     return fps, content["frames"]
 
 
@@ -245,11 +253,11 @@ def _build(frames: list[dict], fps: float, source: str) -> TimedLayout:
     times, clipped = np.zeros(len(frames)), 0
     for i, frame in enumerate(frames):
         where = f"{source}: frame {i}"
-        times[i] = _number(frame["time_s"], f"{where}: time_s", 0)
-        layout.night[i] = _label(frame.get("night"), f"{where}: night", 0, 1)
-        layout.crowdedness[i] = _label(frame.get("crowdedness"), f"{where}: crowdedness", 0)
-        layout.travel[i] = _label(frame.get("travel_m"), f"{where}: travel_m")
-        layout.heading[i] = _label(frame.get("heading_rad"), f"{where}: heading_rad")
+        times[i] = number(frame["time_s"], f"{where}: time_s", 0)
+        layout.night[i] = label_or_nan(frame.get("night"), f"{where}: night", 0, 1)
+        layout.crowdedness[i] = label_or_nan(frame.get("crowdedness"), f"{where}: crowdedness", 0)
+        layout.travel[i] = label_or_nan(frame.get("travel_m"), f"{where}: travel_m")
+        layout.heading[i] = label_or_nan(frame.get("heading_rad"), f"{where}: heading_rad")
         layout.known[i] = frame.get("boxes") is not None
         for slot, (track, kind, corners) in enumerate(boxes[i]):
             inside = np.clip(corners, 0, 1)
@@ -276,8 +284,8 @@ def _boxes(boxes: Any, where: str) -> Iterator[tuple[int, int, np.ndarray]]:
         raise UserError(f"{where}: boxes is {boxes!r}, expected a list")
     tracks = set()
     for i, box in enumerate(boxes or []):
-        _check_keys(box, BOX_KEYS, f"{where}: box {i}")
-        track = _number(box.get("track"), f"{where}: box {i}: track", 0, MAX_TRACK)
+        check_keys(box, BOX_KEYS + VIDEO_BOX_KEYS, f"{where}: box {i}")
+        track = number(box.get("track"), f"{where}: box {i}: track", 0, MAX_TRACK)
         here = f"{where}: track {track:g}"
         if track != int(track) or track in tracks:
             raise UserError(
@@ -286,7 +294,7 @@ def _boxes(boxes: Any, where: str) -> Iterator[tuple[int, int, np.ndarray]]:
         tracks.add(track)
         if box.get("class") not in CLASSES:
             raise UserError(f"{here}: unknown class {box.get('class')!r}; known: {', '.join(CLASSES)}")
-        corners = np.array([_number(box.get(key), f"{here}: {key}") for key in CORNERS], np.float32)
+        corners = np.array([number(box.get(key), f"{here}: {key}") for key in CORNERS], np.float32)
         x1, y1, x2, y2 = corners
         if x2 <= x1 or y2 <= y1:
             raise UserError(f"{here}: size {x2 - x1:g} x {y2 - y1:g} is not positive; expected x1 < x2 and y1 < y2")
@@ -295,28 +303,6 @@ def _boxes(boxes: Any, where: str) -> Iterator[tuple[int, int, np.ndarray]]:
                 f"{here}: wholly outside the picture; corners are fractions of its width and height, 0 to 1"
             )
         yield int(track), CLASSES.index(box["class"]), corners
-
-
-def _check_keys(value: Any, known: tuple[str, ...], where: str) -> None:
-    if not isinstance(value, dict):
-        raise UserError(f"{where}: expected an object with {', '.join(known)}, found {str(value)[:40]}")
-    if unknown := [key for key in value if key not in known]:
-        raise UserError(f"{where}: unknown key {unknown[0]!r}; known: {', '.join(known)}")
-
-
-def _number(value: Any, where: str, low: float = -math.inf, high: float = math.inf) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise UserError(f"{where} is {'missing' if value is None else repr(value)}, expected a number")
-    if not math.isfinite(value if abs(value) < 1e300 else math.inf):
-        raise UserError(f"{where} is {value if value != value else 'infinite'}, expected a finite number")
-    if not low <= value <= high:
-        limits = f"{low:g} or more" if high == math.inf else f"{low:g} to {high:g}"
-        raise UserError(f"{where} is {value:g}, expected {limits}")
-    return float(value)
-
-
-def _label(value: Any, where: str, low: float = -math.inf, high: float = math.inf) -> float:
-    return math.nan if value is None else _number(value, where, low, high)
 
 
 def _frame_dict(frame: Layout, time_s: float) -> dict:

@@ -78,7 +78,7 @@ def test_a_long_video_is_split_and_the_rest_that_is_too_short_is_dropped(tmp_pat
     make_video(tmp_path / "drive.mp4", make_scene(1, 65))
     clips, dropped = contents(VideosSource(config(), tmp_path))
     assert clips == [("drive_0000", 30), ("drive_0001", 30)]
-    assert dropped == ["0.33 s before a cut or the end, shorter than videos.min_seconds=0.5"]
+    assert dropped == ["0.33 s before a cut or the end, shorter than min_seconds=0.5"]
 
 
 def test_a_clip_never_runs_over_a_cut(tmp_path, make_video, make_scene):
