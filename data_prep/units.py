@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Protocol, TypeVar
 
+from data_prep import sidecar
 from data_prep.source import Dropped, Frame, RawClip, Refused, Source, Unit
 from data_prep.writer import write_clip, written_from
 from drivesim.errors import UserError
@@ -90,14 +91,14 @@ def origin(unit: Unit) -> str:
 
 
 def stamp(path: Path) -> str:
-    """Size in bytes and time of change in ns of a file, or of all files of a folder: "" if there is nothing."""
+    """Size in bytes and time of change in ns of a file with its sidecar, or of all files of a folder together: "" if
+    there is nothing."""
     if path.is_dir():
-        found = [os.stat(Path(folder, name)) for folder, _, names in os.walk(path) for name in names]
-        return f"{len(found)}:{sum(s.st_size for s in found)}:{max((s.st_mtime_ns for s in found), default=0)}"
-    try:
-        return f"{path.stat().st_size}:{path.stat().st_mtime_ns}"
-    except FileNotFoundError:
-        return ""
+        files = [Path(folder, name) for folder, _, names in os.walk(path) for name in names]
+    else:
+        files = [path, *(path.with_name(path.stem + suffix) for suffix in sidecar.SUFFIXES)]
+    found = [os.stat(file) for file in files if file.exists()]
+    return f"{len(found)}:{sum(s.st_size for s in found)}:{max(s.st_mtime_ns for s in found)}" if found else ""
 
 
 def _keep(piece: RawClip | Dropped, unit: Unit, result: UnitResult, split: str, out: Path, written: Counter) -> None:

@@ -3,6 +3,7 @@
 The devkit takes seconds to import, so it is imported only where nuScenes is what is asked for.
 """
 
+import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from data_prep.options import ClipOptions
 from data_prep.recording import clips_of
 from data_prep.source import Dropped, RawClip, Unit
 from drivesim.config import option
+from drivesim.data.schema import SPLITS
 from drivesim.errors import UserError
 
 
@@ -120,7 +122,7 @@ def plan(root: Path, version: str, cameras: tuple[str, ...]) -> dict[str, Planne
     scenes = {row["token"]: _name(row) for row in read_rows(folder / "scene.json")}
     if not scenes:
         raise UserError(f"{folder / 'scene.json'} holds no scene; expected at least one, unpack the table anew")
-    taken, splits = Counter(scenes.values()), official_splits(version)
+    taken, splits = Counter(scenes.values()), splits_of(folder) or official_splits(version)
     planned = {}
     for token, name in scenes.items():
         route = name if taken[name] == 1 else f"{name}-{_file_friendly(token)[:8]}"
@@ -128,6 +130,23 @@ def plan(root: Path, version: str, cameras: tuple[str, ...]) -> dict[str, Planne
             unit = Unit(f"{route}_{_file_friendly(camera)}", route, group="nuscenes", split=splits.get(name, ""))
             planned[unit.name] = Planned(unit, token, camera)
     return planned
+
+
+def splits_of(folder: Path) -> dict[str, str]:
+    """Name of a scene -> train, val or test, as splits.json beside the tables tells for data of one's own, in the
+    devkit's words: {"drivesim_val": [scenes], ...}. Empty where there is none. raises UserError if it cannot be read"""
+    path = folder / "splits.json"
+    if not path.exists():
+        return {}
+    try:
+        given = json.loads(path.read_text())
+        return {
+            str(scene): split for split in SPLITS for name in given if name.endswith(split) for scene in given[name]
+        }
+    except (json.JSONDecodeError, UnicodeDecodeError, TypeError) as error:
+        raise UserError(
+            f"{path} is not readable ({error}); expected lists of scenes by split, or no such file"
+        ) from error
 
 
 def official_splits(version: str) -> dict[str, str]:

@@ -29,11 +29,6 @@ class ClipFile:
     def stem(self) -> str:
         return Path(self.name).stem
 
-    @property
-    def changed_ns(self) -> int:
-        """When the shard was last written, nanoseconds; 0 if that cannot be told: remote shards do not change."""
-        return os.stat(self.shard).st_mtime_ns if isinstance(self.shard, Path) and self.shard.exists() else 0
-
     def open(self) -> BinaryIO:
         """The video as a file of its own. raises UserError if the shard is missing, cut off or out of reach"""
         end = self.offset + self.bytes

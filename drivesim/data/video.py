@@ -207,13 +207,13 @@ def read_window(path: Source, start: int, count: int, stride: int = 1) -> np.nda
     """
     if start < 0 or count < 1 or stride < 1:
         raise ValueError(f"start {start}, count {count}, stride {stride}: start must be >= 0, the others >= 1")
-    times, keys = _timetable(path, _changed_ns(path))
     last = start + (count - 1) * stride
-    if last >= len(times):
-        raise UserError(f"{path} has {len(times)} frames, frame {last} was asked for; shorten the window")
-    wanted = {int(times[index]): row for row, index in enumerate(range(start, last + 1, stride))}
     window: np.ndarray | None = None
     with _opened(path) as (container, stream):
+        times, keys = _timetable(path, container, stream)
+        if last >= len(times):
+            raise UserError(f"{path} has {len(times)} frames, frame {last} was asked for; shorten the window")
+        wanted = {int(times[index]): row for row, index in enumerate(range(start, last + 1, stride))}
         container.seek(int(keys[start]), stream=stream)
         for frame in chain.from_iterable(frames for _, frames in _decode(container, stream)):
             if frame.pts is not None and frame.pts in wanted:
@@ -235,35 +235,36 @@ def count_frames(path: Source) -> int:
         return len(_times(container, stream)[0])
 
 
-def _changed_ns(path: Source) -> int:
-    if isinstance(path, ClipFile):
-        return path.changed_ns
-    return os.stat(path).st_mtime_ns if Path(path).exists() else 0
-
-
 def frame_times(path: Path | str) -> np.ndarray:
     """When each frame that is in the file begins, in order: seconds after the first [n], read without decoding.
 
     raises  UserError if it is missing or no video
     """
-    with _opened(path) as (_, stream):
+    with _opened(path) as (container, stream):
         tick, origin = _tick(stream), (stream.start_time or 0) * _tick(stream)
-    return _timetable(path, _changed_ns(path))[0] * tick - origin
+        return _times(container, stream)[0] * tick - origin
 
 
-@lru_cache(maxsize=4096)
-def _timetable(path: Source, changed_ns: int) -> tuple[np.ndarray, np.ndarray]:
+def _timetable(path: Source, container: InputContainer, stream: VideoStream) -> tuple[np.ndarray, np.ndarray]:
     """For each frame in display order its time, and the time of the key frame to decode from [n], stream ticks.
 
     Clips of a store have no B-frames, so the index at the front of the file tells both; of other files all packets
-    must be read.
+    must be read, once.
     """
+    if not isinstance(path, ClipFile):
+        return _file_times(str(path), os.stat(path).st_mtime_ns)
+    entries = [(entry.timestamp, entry.is_keyframe) for entry in stream.index_entries]
+    if stream.codec_context.has_b_frames or not entries:
+        return _times(container, stream)
+    times, keys = (np.array(column) for column in zip(*entries, strict=True))
+    return times, times[np.maximum.accumulate(np.where(keys, np.arange(len(keys)), 0))]
+
+
+@lru_cache(maxsize=4096)
+def _file_times(path: str, changed_ns: int) -> tuple[np.ndarray, np.ndarray]:
+    """`_times` of a file, read again only when the file has changed."""
     with _opened(path) as (container, stream):
-        if not isinstance(path, ClipFile) or stream.codec_context.has_b_frames:
-            return _times(container, stream)
-        entries = [(entry.timestamp, entry.is_keyframe) for entry in stream.index_entries]
-        times, keys = (np.array(column) for column in zip(*entries, strict=True))
-        return times, times[np.maximum.accumulate(np.where(keys, np.arange(len(keys)), 0))]
+        return _times(container, stream)
 
 
 def _times(container: InputContainer, stream: VideoStream) -> tuple[np.ndarray, np.ndarray]:

@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
+from drivesim.data.clip_file import ClipFile
 from drivesim.data.video import count_frames, fit, iterate, probe, read_window
 from drivesim.errors import UserError
 
@@ -99,6 +100,21 @@ def test_a_window_equals_the_same_frames_of_a_full_decode(panned, stride):
     for start in range(0, 60 - 4 * stride):
         window = read_window(panned, start, 5, stride)
         np.testing.assert_array_equal(window, frames[start : start + 4 * stride + 1 : stride])
+
+
+@pytest.mark.parametrize("bframes", [0, 3])
+def test_a_video_within_a_larger_file_reads_as_by_itself(tmp_path, bframes):
+    path = encode(tmp_path / "pan.mp4", pan(30), **{"x264-params": f"keyint=8:bframes={bframes}:scenecut=0"})
+    larger = tmp_path / "a, b:c.tar"
+    larger.write_bytes(bytes(1000) + path.read_bytes() + b"more" * 500)
+    part = ClipFile("pan.mp4", larger, 1000, path.stat().st_size)
+    frames = np.stack(list(iterate(path)))
+    np.testing.assert_array_equal(list(iterate(part)), frames)
+    assert (probe(part), count_frames(part)) == (probe(path), 30)
+    for start in range(26):
+        np.testing.assert_array_equal(read_window(part, start, 3, 2), frames[start : start + 5 : 2])
+    with pytest.raises(UserError, match=r"pan.mp4 in .*a, b:c.tar has 30 frames, frame 30 was asked for"):
+        read_window(part, 29, 2)
 
 
 def test_frames_are_counted_without_decoding_also_of_a_cut_off_file(panned, tmp_path):

@@ -28,7 +28,7 @@ def again(town_store, tmp_path_factory) -> ClipStore:
     source = make_source(config)
     for unit in source.units():
         for clip in source.clips(unit):
-            write_clip(folder / "store", clip, "train")
+            write_clip(folder / "store", clip, unit.split)
     merge(folder / "store", {"source": "nuscenes"})
     return ClipStore(folder / "store")
 
@@ -50,6 +50,7 @@ def test_cameras_and_pictures_come_back(town_store, again):
             np.testing.assert_allclose(after[columns], before[columns], atol=1e-9)
         shown, were = (read_window(store.video(clip), 0, KEPT) for store, clip in ((again, new), (town_store, old)))
         assert np.abs(shown.astype(float) - were).mean() < 3  # JPEG and H.264 once more
+        assert again.row(new)["split"] == town_store.row(old)["split"]
         assert (again.row(new)["night"] > 0.5) == (town_store.row(old)["night"] > 0.5)
 
 
