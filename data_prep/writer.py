@@ -27,8 +27,8 @@ GOP_FRAMES = 8  # a training window starts anywhere: at most 7 frames are decode
 # ultrafast at crf 16 gives the PSNR of veryfast at crf 14 in half the time (6 ms a frame of 512x1024), for files 1.4
 # (few frames a second) to 1.7 times as large.
 ENCODER = {"crf": "16", "preset": "ultrafast", "threads": "1", "x264-params": "scenecut=0:bframes=0:open-gop=0"}
-# Reading a group of 8192 frames takes a millisecond or two, half of which a smaller one would take as well. A file's footer
-# tells of each group and is read first: that of 4096 groups takes 80 ms.
+# Reading a group of 8192 frames takes a millisecond or two, half of which any group takes. The footer, which is read
+# first, tells of each group: 80 ms for 4096.
 GROUP_ROWS, MOST_GROUPS = 8192, 4096
 ORDER = {
     "index": [("clip", "ascending")],
