@@ -182,11 +182,11 @@ def query(root: Path, options: IndexBenchmark) -> Result:
 
 def windows(root: Path, options: IndexBenchmark, balance: str = "", where: str = "") -> Result:
     """From nothing to the first batch of eight windows, and random windows after it."""
-    start = Clock()
+    begun = Clock()
     store = ClipStore(root).select(where)
     data = WindowDataset(store, Zeros(), "train", SPECS, options.seed, balance=balance)
     next(iter(WindowLoader(data, 8)))
-    told, clock = start.told("start"), Clock()
+    told, clock = begun.told("start"), Clock()
     for i in range(options.windows):
         data[8 + i]
     return told | {f"{name} a window": value / options.windows for name, value in clock.told("").items()}

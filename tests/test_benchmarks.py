@@ -5,11 +5,13 @@ import statistics
 import pytest
 import torch
 
+from benchmarks import big_index, throughput
 from benchmarks import denoiser as command
-from benchmarks import throughput
 from benchmarks.measure import Setting, Workload, count, in_turns, matmul_peak, median_ratio
 from benchmarks.networks import MATCH, Inputs, candidates, contenders, heads
+from data_prep.inspect.verify import damage
 from data_prep.town.source import TownConfig
+from drivesim.data.store import ClipStore
 from drivesim.diffusion.schedule import ScheduleConfig
 from drivesim.diffusion.tasks import FLAGS, Interpolate, Predict, Upsample
 from drivesim.errors import UserError
@@ -164,6 +166,16 @@ def test_every_part_of_the_town_gets_a_cost_and_the_whole_costs_more_than_its_pa
     costs = throughput.town(TownConfig(routes=1, sparse_routes=1, seconds=0.2, height=64, width=128))
     assert list(costs) == ["building", "rendering", "encoding", "prepare"]
     assert 0 < sum(list(costs.values())[:3]) < costs["prepare"]
+
+
+def test_the_large_store_is_whole_but_for_its_videos_and_gives_windows(tmp_path):
+    options = big_index.IndexBenchmark(clips=45, windows=3, where="cars > 5")
+    big_index.write_store(tmp_path, options)
+    assert all("mp4 is missing" in line for line in damage(ClipStore(tmp_path)))
+    index = ClipStore(tmp_path).index
+    assert big_index.query(tmp_path, options)["found"] == (index["crowdedness"] > 5).sum() > 0
+    assert min(big_index.balanced(tmp_path, options).values()) > 0
+    assert big_index.peak_mib() > 10
 
 
 def test_a_store_that_is_not_there_is_told_before_anything_is_measured(tmp_path):

@@ -164,8 +164,8 @@ class WindowDataset(Dataset):
         whole = (stride >= 1) & (np.abs(exact - stride) < 1e-3)
         rows = np.flatnonzero((index["split"] == split).to_numpy() & whole & (starts > 0))
         cumulative = np.cumsum(shares(starts[rows] / fps[rows], group[rows]))
-        rows, stride, starts = np.stack([rows, stride[rows], starts[rows]]).astype(np.int32)
-        return Choices(rows, stride, starts, cumulative / cumulative[-1:])
+        stride, starts = stride[rows].astype(np.int32), starts[rows].astype(np.int32)
+        return Choices(rows.astype(np.int32), stride, starts, cumulative / cumulative[-1:])
 
     def __len__(self) -> int:
         return self.length
@@ -192,7 +192,7 @@ class WindowDataset(Dataset):
         """All that decides which windows are drawn, and what is done to them."""
         drawn = hashlib.sha256()
         for choices in self.choices:
-            names = "\n".join(self.store.index.index[choices.rows])
+            names = "\n".join(self.store.index.index[choices.rows].to_numpy(object))
             for part in (names.encode(), choices.strides.tobytes(), choices.starts.tobytes()):
                 drawn.update(part)
         return {

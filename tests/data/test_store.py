@@ -71,6 +71,13 @@ def test_with_too_few_slots_the_largest_boxes_stay(store):
     assert store.layout("b_boxes", slots=1).tracks.tolist() == [[2], [NO_BOX]]
 
 
+def test_a_box_of_a_class_that_is_none_is_told(store):
+    path = store.root / "boxes.parquet"
+    pd.read_parquet(path).replace({"class": {"bus": "tram"}}).to_parquet(path)
+    with pytest.raises(UserError, match=r"a box of class tram, expected one of car.*verify"):
+        store.layout("b_boxes")
+
+
 def test_a_film_without_boxes_is_unknown_rather_than_empty(store):
     layout = store.layout("a_film")
     assert not layout.known.any()
