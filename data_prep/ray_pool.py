@@ -43,7 +43,8 @@ class RayPool:
             _knock(address)
             ray.init(address=address, log_to_driver=False, configure_logging=False, **own)
         except (OSError, RuntimeError, ValueError) as error:
-            raise UserError(f"no Ray cluster at address={address} ({str(error).splitlines()[0]})") from error
+            found = f"no Ray cluster at address={address} lets this process in ({str(error).splitlines()[0]})"
+            raise UserError(f"{found}; see that it runs, and that its token is known here too") from error
         self.slots = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
         # Ray itself would try a unit again beside the others; `run_units` does so when it is alone.
         self._task = ray.remote(max_retries=0)(_do_unit)

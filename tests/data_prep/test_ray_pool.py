@@ -83,5 +83,5 @@ def test_a_node_that_does_not_see_the_store_is_told(tmp_path):
 
 @needs_ray
 def test_a_cluster_that_is_not_there_is_told(tmp_path):
-    with pytest.raises(UserError, match=r"no Ray cluster at address=127\.0\.0\.1:1"):
+    with pytest.raises(UserError, match=r"no Ray cluster at address=127\.0\.0\.1:1 lets"):
         RayPool(None, tmp_path, 1, "127.0.0.1:1", [])
