@@ -1,106 +1,153 @@
-"""The units of a preparation on several processes, each unit done once."""
+"""The units of a preparation on several processes: each is done once, and none of them can end the others."""
 
-import json
 import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass, replace
-from multiprocessing.sharedctypes import Synchronized
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 import cv2
 
-from data_prep.source import Dropped, Frame, RawClip, Refused, Source, Unit
-from data_prep.writer import write_clip
-from drivesim.errors import UserError
-from drivesim.files import atomic_path
+from data_prep.source import Source, Unit
+from data_prep.units import Counter, UnitResult, do_unit, quarantine, recorded
 
 TICK_S = 0.5  # how often the progress is looked at
 CONTEXT = multiprocessing.get_context("spawn")  # a fork of a process with running threads may hang
+DIED = (
+    "the process that worked on it was killed twice, the second time with no other unit beside it; out of memory "
+    "perhaps: free some memory or take the input apart, then add retry_dropped=true"
+)
+
+
+class Pool(Protocol):
+    """Processes to which units are given, one unit a process. Nothing is started before the first `submit`."""
+
+    slots: int  # units at a time
+
+    @property
+    def written(self) -> int:
+        """Frames so far, of all units."""
+
+    def submit(self, unit: Unit) -> Any:
+        """Begin a unit; returns a task."""
+
+    def wait(self, tasks: Iterable[Any], seconds: float) -> Sequence[Any]:
+        """Those of `tasks` that are done, after `seconds` at most."""
+
+    def result(self, task: Any) -> UnitResult | None:
+        """What became of a task that is done; None if its process died. raises whatever the unit raised"""
+
+    def close(self) -> None:
+        """End all processes; what they were at is done again next time."""
+
+
+def run_units(units: Sequence[Unit], out: Path, pool: Pool) -> Iterator[tuple[int, UnitResult | None]]:
+    """Do all units; yields (frames written so far, the result of a unit that just finished or None to tell the time).
+
+    A unit whose process dies is tried once more when it has the machine to itself, and is then dropped.
+    units   with the split each belongs to
+    raises  UserError if the disk is full
+    """
+    todo = []
+    for unit in units:
+        if (done := recorded(unit, out)) is not None:
+            yield 0, done
+        else:
+            todo.append(unit)
+    suspects = []
+    try:
+        for started, result in _work(pool, todo, pool.slots):
+            if started is not None and result is None:
+                suspects.append(started)
+            yield pool.written, result
+        for alone, result in _work(pool, suspects, 1):
+            yield pool.written, quarantine(alone, DIED, out) if alone is not None and result is None else result
+    finally:
+        pool.close()
+
+
+def _work(pool: Pool, units: Iterable[Unit], slots: int) -> Iterator[tuple[Unit | None, UnitResult | None]]:
+    """Each unit with its result, None if its process died; and (None, None) to tell the time."""
+    left, running = deque(units), dict[Any, Unit]()
+    while left or running:
+        while left and len(running) < slots:
+            unit = left.popleft()
+            running[pool.submit(unit)] = unit
+        done = pool.wait(running, TICK_S)
+        yield None, None
+        for task in done:
+            yield running.pop(task), pool.result(task)
 
 
 @dataclass
-class UnitResult:
-    """What became of a unit: names of its clips, and what was dropped."""
+class _Lane:
+    """One worker process, and its own count of frames: a shared one would need a lock, which a process that is killed
+    while it holds it never lets go."""
 
-    clips: list[str]
-    dropped: list[Dropped]
+    executor: ProcessPoolExecutor
+    written: Counter
 
 
-def run_units(
-    source: Source, units: Sequence[Unit], splits: dict[str, str], out: Path, workers: int
-) -> Iterator[tuple[int, UnitResult | None]]:
-    """Do all units; yields (frames written so far, the result of a unit that just finished or None to tell the time).
+class Processes:
+    """Processes of this machine. Each is a pool of its own, so that its death says which unit it was at.
 
-    workers  processes, 0: one a core
-    raises   UserError if a worker died, or hit a full disk
+    workers  0: one a core
     """
-    workers = min(workers or len(os.sched_getaffinity(0)), len(units))
-    written = CONTEXT.Value("Q", 0)
-    pool = ProcessPoolExecutor(workers, CONTEXT, _start_worker, (written,))
-    try:
-        pending = {pool.submit(_do_unit, source, unit, splits[unit.route], out) for unit in units}
-        while pending:
-            done, pending = wait(pending, TICK_S, FIRST_COMPLETED)
-            yield written.value, None
-            for future in done:
-                yield written.value, _result(future)
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+
+    def __init__(self, source: Source, out: Path, workers: int) -> None:
+        self.slots = workers or len(os.sched_getaffinity(0))
+        self._source, self._out = source, out
+        self._lanes: list[_Lane] = []
+        self._free: list[_Lane] = []
+        self._busy: dict[Future[UnitResult], _Lane] = {}
+
+    @property
+    def written(self) -> int:
+        return sum(lane.written.value for lane in self._lanes)
+
+    def submit(self, unit: Unit) -> "Future[UnitResult]":
+        lane = self._free.pop() if self._free else self._start()
+        try:
+            future = lane.executor.submit(_do_unit, self._source, unit, self._out)
+        except BrokenProcessPool:  # it died while it had nothing to do
+            return self.submit(unit)
+        self._busy[future] = lane
+        return future
+
+    def wait(self, tasks: "Iterable[Future[UnitResult]]", seconds: float) -> "Sequence[Future[UnitResult]]":
+        return list(wait(tasks, seconds, FIRST_COMPLETED).done)
+
+    def result(self, task: "Future[UnitResult]") -> UnitResult | None:
+        lane = self._busy.pop(task)
+        try:
+            result = task.result()
+        except BrokenProcessPool:
+            return None
+        self._free.append(lane)
+        return result
+
+    def close(self) -> None:
+        for lane in self._lanes:
+            lane.executor.shutdown(wait=False, cancel_futures=True)
         for process in multiprocessing.active_children():
-            process.terminate()  # after an error or Ctrl-C; what they were at is done again next time
+            process.terminate()
+
+    def _start(self) -> _Lane:
+        written = CONTEXT.RawValue("Q", 0)
+        self._lanes.append(_Lane(ProcessPoolExecutor(1, CONTEXT, _start_worker, (written,)), written))
+        return self._lanes[-1]
 
 
-def _result(future: "Future[UnitResult]") -> UnitResult:
-    try:
-        return future.result()
-    except BrokenProcessPool as error:
-        raise UserError("a worker process died, out of memory perhaps; run again with fewer workers") from error
+_written: Counter  # of a worker process; shared memory can only be handed over at its start
 
 
-def do_unit(source: Source, unit: Unit, split: str, out: Path, written: "Synchronized[int]") -> UnitResult:
-    """Write the clips of one unit, or find that it is done; adds each frame to the counter `written`."""
-    record = out / "parts" / f"{unit.name}.unit.json"
-    if record.exists():
-        found = json.loads(record.read_text())
-        return UnitResult(found["clips"], [Dropped(**piece) for piece in found["dropped"]])
-    result = UnitResult([], [])
-    try:
-        for piece in source.clips(unit):
-            _keep(piece, result, split, out, written)
-    except Refused as reason:
-        result.dropped.append(Dropped(unit.name, str(reason)))
-    with atomic_path(record) as temporary:
-        temporary.write_text(json.dumps(asdict(result)))
-    return result
-
-
-def _keep(piece: RawClip | Dropped, result: UnitResult, split: str, out: Path, written: "Synchronized[int]") -> None:
-    if isinstance(piece, Dropped):
-        result.dropped.append(piece)
-        return
-    try:
-        write_clip(out, replace(piece, frames=_counted(piece.frames, written)), split)
-        result.clips.append(piece.name)
-    except Refused as reason:
-        result.dropped.append(Dropped(piece.name, str(reason)))
-
-
-def _counted(frames: Iterator[Frame], written: "Synchronized[int]") -> Iterator[Frame]:
-    for frame in frames:
-        yield frame
-        with written.get_lock():
-            written.value += 1
-
-
-_written: "Synchronized[int]"  # of a worker process; shared memory can only be handed over at its start
-
-
-def _start_worker(written: "Synchronized[int]") -> None:
+def _start_worker(written: Counter) -> None:
     global _written
     _written = written
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
@@ -108,8 +155,8 @@ def _start_worker(written: "Synchronized[int]") -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
-def _do_unit(source: Source, unit: Unit, split: str, out: Path) -> UnitResult:
-    return do_unit(source, unit, split, out, _written)
+def _do_unit(source: Source, unit: Unit, out: Path) -> UnitResult:
+    return do_unit(source, unit, unit.split, out, _written)
 
 
 def _end_with_parent() -> None:

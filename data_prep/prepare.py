@@ -20,18 +20,21 @@ from tqdm import tqdm
 from data_prep.images import ImagesConfig, ImagesSource
 from data_prep.kitti.source import KittiConfig, KittiSource
 from data_prep.nuscenes.source import NuscenesConfig, NuscenesSource
-from data_prep.pool import UnitResult, run_units
+from data_prep.pool import Pool, Processes, run_units
+from data_prep.ray_pool import RayPool
 from data_prep.shards import SHARD_MB, forget_lost
 from data_prep.source import Source, Unit
 from data_prep.splits import split_routes
 from data_prep.town.source import TownConfig, TownSource
+from data_prep.units import UnitResult, record_path, recorded, stamp, workers_lock
 from data_prep.videos import VideosConfig, VideosSource
 from data_prep.writer import merge
 from drivesim.config import option, parse
-from drivesim.data.schema import SPLITS, TABLES
+from drivesim.data.schema import SCHEMA, SPLITS, TABLES
 from drivesim.data.store import ClipStore
 from drivesim.errors import UserError
 from drivesim.files import atomic_path
+from drivesim.locks import holding
 
 
 @dataclass
@@ -41,8 +44,11 @@ class PrepareConfig:
     out: str = option(help="folder of the store")
     source: str = option("town", "town (procedural), nuscenes, kitti, videos, images (folders of such files)")
     root: str | None = option(None, "folder with the raw data; town needs none")
-    workers: int = option(0, "processes; 0: one a core")
+    workers: int = option(0, "units at a time; 0: one a core")
+    runner: str = option("processes", "processes of this machine, or ray")
+    address: str | None = option(None, "of a Ray cluster, whose nodes share `out` and `root`; without it this machine")
     overwrite: bool = option(False, "throw away the store in `out` and begin anew")
+    retry_dropped: bool = option(False, "try inputs again that something was dropped of, or that have changed since")
     val_share: float = option(0.15, "share of the routes for validation")
     test_share: float = option(0.0, "share of the routes for testing")
     seed: int = option(0, "decides which routes are held out")
@@ -62,26 +68,48 @@ SOURCES: dict[str, Callable[[PrepareConfig], Source]] = {
     "kitti": lambda config: KittiSource(config.kitti, config.root),
     "nuscenes": lambda config: NuscenesSource(config.nuscenes, config.root),
 }
-STORE_FILES = ("store.json", "prepare.json", "dropped.json", *(f"{name}.parquet" for name in TABLES))
+RUNNERS = ("processes", "ray")
+STORE_FILES = ("store.json", "dropped.json", *(f"{name}.parquet" for name in TABLES))
+HOW = {"out", "workers", "runner", "address", "overwrite", "retry_dropped"}  # options that do not decide the contents
 
 
 def main(argv: Sequence[str]) -> None:
     """Run the command; raises UserError for a mistake in `argv` or in the data."""
     config = parse(PrepareConfig, argv, "drivesim prepare")
+    if config.runner == "ray":  # the working directory of a task is not that of this process
+        config = replace(config, out=_absolute(config.out), root=config.root and _absolute(config.root))
     source = make_source(config)
-    units = source.units()
+    units = [
+        replace(unit, stamp=stamp(Path(config.root or "", unit.path)) if unit.path else "") for unit in source.units()
+    ]
     out = Path(config.out)
     with locked(out):
         splits = _begin(config, units)
+        units = [replace(unit, split=splits[unit.route]) for unit in units]
+        if config.retry_dropped:
+            _retry(out, units)
         if (out / "store.json").exists():
-            print(f"{out} is whole already; overwrite=true makes it anew")
+            print(_whole(out, units))
         else:
             started = time.monotonic()
             forget_lost(out)
-            results = list(_progress(units, run_units(source, units, splits, out, config.workers)))
+            results = list(_progress(units, run_units(units, out, make_pool(config, source))))
             _finish(config, results)
             print(f"took {time.monotonic() - started:.0f} s")
         print(summary(out))
+
+
+def _absolute(path: str) -> str:
+    return str(Path(path).absolute())
+
+
+def make_pool(config: PrepareConfig, source: Source) -> Pool:
+    """What the units are done by. raises UserError if Ray is asked for and not there"""
+    out = Path(config.out)
+    if config.runner == "processes":
+        return Processes(source, out, config.workers)
+    shared = [out / "prepare.json", *([Path(config.root)] if config.root else [])]
+    return RayPool(source, out, config.workers, config.address, shared)
 
 
 def make_source(config: PrepareConfig) -> Source:
@@ -92,6 +120,10 @@ def make_source(config: PrepareConfig) -> Source:
         raise UserError(f"workers is {config.workers}; expected 0 (one a core) or more")
     if not config.shard_mb > 0:
         raise UserError(f"shard_mb is {config.shard_mb}; expected more than 0")
+    if config.runner not in RUNNERS:
+        raise UserError(f"runner={config.runner} is unknown; expected one of {', '.join(RUNNERS)}")
+    if config.address is not None and config.runner != "ray":
+        raise UserError(f"address={config.address} is that of a Ray cluster; add runner=ray or leave it out")
     if min(config.val_share, config.test_share) < 0 or config.val_share + config.test_share >= 1:
         found = f"val_share is {config.val_share}, test_share {config.test_share}"
         raise UserError(f"{found}; expected 0 or more each and less than 1 together")
@@ -110,50 +142,68 @@ def locked(out: Path) -> Iterator[None]:
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
-        (out / ".lock").touch()
+        lock = _lock(out / ".lock")
     except (FileExistsError, NotADirectoryError, PermissionError) as error:
         raise UserError(f"out={out} cannot be written ({error.strerror}); choose another folder") from error
-    with open(out / ".lock", "a+") as file:
+    try:
+        os.truncate(lock, 0)
+        os.write(lock, f"{os.getpid()}\n".encode())
+        yield
+    finally:
+        (out / ".lock").unlink(missing_ok=True)
+        os.close(lock)
+
+
+def _lock(path: Path) -> int:
+    """The descriptor of the file, locked. raises UserError if another process holds it"""
+    while True:
+        lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # let go by the system when its holder dies
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # let go by the system when its holder dies
         except BlockingIOError as error:
-            file.seek(0)
-            holder = f"another preparation (process {file.read().strip() or '?'}) is writing {out}"
+            os.close(lock)
+            holder = f"another preparation (process {path.read_text().strip() or '?'}) is writing {path.parent}"
             raise UserError(f"{holder}; wait for it or choose another out") from error
-        file.truncate(0)
-        file.write(f"{os.getpid()}\n")
-        file.flush()
-        try:
-            yield
-        finally:
-            (out / ".lock").unlink(missing_ok=True)
+        if path.exists() and path.stat().st_ino == os.fstat(lock).st_ino:
+            return lock
+        os.close(lock)  # its holder ended and removed it between our two steps, and a third process may lock a new one
 
 
 def _begin(config: PrepareConfig, units: Sequence[Unit]) -> dict[str, str]:
     """Make the folder ready, or check that it is this very preparation going on; returns the split of each route."""
     out = Path(config.out)
     splits = split_routes(units, config.val_share, config.test_share, config.seed)
-    plan = {"config": _identity(config), "units": [unit.name for unit in units], "splits": splits}
+    config_of = {"schema": SCHEMA} | _identity(config)
+    plan = {"config": config_of, "units": [unit.name for unit in units], "splits": splits}
     record = out / "prepare.json"
-    if not record.exists() and any(path.name != ".lock" for path in out.iterdir()):
+    own = {".lock", *(path.name for path in out.glob(".prepare.*.partial.json"))}
+    if not record.exists() and any(path.name not in own for path in out.iterdir()):
         raise UserError(f"{out} holds files that are no store of `drivesim prepare`; choose an empty folder")
+    if record.exists() and not config.overwrite:
+        _check_same(json.loads(record.read_text()), plan, out)
+    if workers_lock(out).exists():
+        with holding(workers_lock(out), waiting="waiting for the processes of an earlier preparation to end"):
+            pass
+    _remove_leftovers(out)
     if config.overwrite:
         _clear(out)
-    if record.exists():
-        _check_same(json.loads(record.read_text()), plan, out)
-        for leftover in (*out.glob(".*.partial*"), *out.glob("*/.*.partial*")):
-            leftover.unlink()  # of a process that was killed
-    else:
+    if config.overwrite or not record.exists():
         with atomic_path(record) as temporary:
             temporary.write_text(json.dumps(plan, indent=2) + "\n")
     return splits
+
+
+def _remove_leftovers(out: Path) -> None:
+    """Remove what processes that were killed had begun to write; others leave nothing."""
+    for leftover in (*out.glob(".*.partial*"), *out.glob("*/.*.partial*")):
+        leftover.unlink(missing_ok=True)
 
 
 def _identity(config: PrepareConfig) -> dict[str, Any]:
     """What decides the contents of the store: all options but where it goes and how fast."""
     options = dataclasses.asdict(replace(config, root=config.root and str(Path(config.root).resolve())))
     others = {name for name in SOURCES if name != config.source}
-    return {key: value for key, value in options.items() if key not in {"out", "workers", "overwrite"} | others}
+    return {key: value for key, value in options.items() if key not in HOW | others}
 
 
 def _check_same(found: dict[str, Any], plan: dict[str, Any], out: Path) -> None:
@@ -176,10 +226,35 @@ def _flat(options: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _clear(out: Path) -> None:
-    for name in STORE_FILES:  # store.json first: what is left of it is no store
-        (out / name).unlink(missing_ok=True)
+    """Remove a store but for prepare.json, by which the folder is known. Killed at any moment, what is left of it
+    claims nothing that is not there: what says that something is whole goes first."""
+    (out / "store.json").unlink(missing_ok=True)
+    for pattern in ("*.unit.json", "*.index.parquet"):
+        for path in (out / "parts").glob(pattern):
+            path.unlink()
     for name in ("parts", "clips", "shards", "cache"):
         shutil.rmtree(out / name, ignore_errors=True)
+    for name in STORE_FILES:
+        (out / name).unlink(missing_ok=True)
+
+
+def _retry(out: Path, units: Sequence[Unit]) -> None:
+    """Have those units done again of which something was dropped, or whose input has changed."""
+    done = {unit: recorded(unit, out) for unit in units}
+    again = [unit for unit, result in done.items() if result is None or result.dropped]
+    if again:
+        (out / "store.json").unlink(missing_ok=True)  # first: from here on it is a store in the making
+    for unit in again:
+        record_path(unit, out).unlink(missing_ok=True)
+
+
+def _whole(out: Path, units: Sequence[Unit]) -> str:
+    said = f"{out} is whole already; overwrite=true makes it anew"
+    done = (unit for unit in units if record_path(unit, out).exists())
+    if changed := [unit.path for unit in done if recorded(unit, out) is None]:
+        named = ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
+        said += f"\nits input has changed since: {named}; retry_dropped=true takes that in"
+    return said
 
 
 def _progress(units: Sequence[Unit], results: Iterator[tuple[int, UnitResult | None]]) -> Iterator[UnitResult]:
@@ -196,6 +271,8 @@ def _progress(units: Sequence[Unit], results: Iterator[tuple[int, UnitResult | N
 
 def _finish(config: PrepareConfig, results: Sequence[UnitResult]) -> None:
     out = Path(config.out)
+    _remove_leftovers(out)
+    _remove_strays(out, {clip for result in results for clip in result.clips})
     dropped = sorted((piece for result in results for piece in result.dropped), key=lambda piece: piece.unit)
     with atomic_path(out / "dropped.json") as temporary:
         temporary.write_text(json.dumps([dataclasses.asdict(piece) for piece in dropped], indent=2) + "\n")
@@ -203,6 +280,14 @@ def _finish(config: PrepareConfig, results: Sequence[UnitResult]) -> None:
         reasons = "; ".join(f"{piece.unit}: {piece.reason}" for piece in dropped[:3])
         raise UserError(f"nothing was prepared from {len(results)} inputs ({reasons}); see {out / 'dropped.json'}")
     merge(out, {"source": config.source, "config": _identity(config)}, config.shard_mb)
+
+
+def _remove_strays(out: Path, clips: set[str]) -> None:
+    """Remove clips of no unit: made of a file that has changed since, where fewer are made of what it is now."""
+    for pattern in ("parts/*.index.parquet", "parts/*.parquet", "clips/*.mp4"):  # first what says that a clip is whole
+        for path in out.glob(pattern):
+            if path.name.removesuffix(".parquet").rpartition(".")[0] not in clips:
+                path.unlink()
 
 
 def summary(out: Path) -> str:
@@ -218,7 +303,7 @@ def summary(out: Path) -> str:
         lines.append("  all clips are one route, so none is held out for validation")
     dropped = json.loads((out / "dropped.json").read_text())
     if dropped:
-        lines.append(f"left out, all in {out / 'dropped.json'}:")
+        lines.append(f"left out, all in {out / 'dropped.json'} (after repairs, retry_dropped=true tries them again):")
         lines += [f"  {piece['unit']}: {piece['reason']}" for piece in dropped[:10]]
         lines += [f"  and {len(dropped) - 10} more"] if len(dropped) > 10 else []
     return "\n".join([*lines, "next: drivesim train --help"])

@@ -89,6 +89,7 @@ class Unit:
            route's name without its number, as full-rate and sparse town routes differ
     path   the input file relative to the root, where there is one
     split  train, val or test where the data says so; else routes are shared out
+    stamp  noted by `drivesim prepare`: size and time of the file or folder at `path`, so that a change is noticed
     """
 
     name: str
@@ -96,6 +97,7 @@ class Unit:
     group: str = ""
     path: str = ""
     split: str = ""
+    stamp: str = ""
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTr
 from scipy.spatial.transform import Rotation
 
 from data_prep.shards import SHARD_MB, pack
-from data_prep.source import NAN, Box, Frame, MapLayer, RawClip
+from data_prep.source import NAN, Box, Frame, MapLayer, RawClip, Refused
 from drivesim.data.schema import BOXES, FRAMES, INDEX, MAPS, SCHEMA, TABLES
 from drivesim.data.video import UNBIASED
 from drivesim.errors import UserError
@@ -28,9 +28,10 @@ GOP_FRAMES = 8  # a training window starts anywhere: at most 7 frames are decode
 # ultrafast at crf 16 gives the PSNR of veryfast at crf 14 in half the time (6 ms a frame of 512x1024), for files 1.4
 # (few frames a second) to 1.7 times as large.
 ENCODER = {"crf": "16", "preset": "ultrafast", "threads": "1", "x264-params": "scenecut=0:bframes=0:open-gop=0"}
-# Reading a group of 8192 frames takes 4 ms. A file's footer tells of each group and is read first: that of 4096 groups
-# takes 50 ms.
-GROUP_ROWS, MOST_GROUPS = 8192, 4096
+# A row group ends at the first clip past as many: reading one takes 4 ms; pictures of maps are large. A file's footer
+# tells of each group and is read first: that of 4096 groups takes 50 ms.
+GROUP_ROWS, MOST_GROUPS, GROUP_BYTES = 8192, 4096, 1 << 26
+ORIGIN = b"origin"
 ORDER = {
     "index": [("clip", "ascending")],
     "frames": [("clip", "ascending"), ("frame", "ascending")],
@@ -39,15 +40,19 @@ ORDER = {
 }
 
 
-def write_clip(root: Path, clip: RawClip, split: str) -> dict[str, Any]:
+def write_clip(root: Path, clip: RawClip, split: str, origin: str = "") -> dict[str, Any]:
     """Stream a clip into the store; returns its INDEX row. A clip that is there already is not touched.
 
     The index part is written last: where it exists, the video and the other parts are whole.
-    raises  UserError if the disk is full or a frame's size does not fit; whatever `clip.frames` raises
+    origin  what the clip is made from; one made from something else does not count as being there
+    raises  UserError if the disk is full or a frame's size does not fit; Refused if there is no frame; whatever
+            `clip.frames` raises
     """
     finished = root / "parts" / f"{clip.name}.index.parquet"
     if finished.exists():
-        return pq.read_table(finished).to_pylist()[0]
+        if written_from(finished) == origin:
+            return pq.read_table(finished).to_pylist()[0]
+        finished.unlink()
     rate = frame_rate(clip.fps)
     rows = ClipRows(clip.name, rate)
     video = root / "clips" / f"{clip.name}.mp4"
@@ -60,8 +65,13 @@ def write_clip(root: Path, clip: RawClip, split: str) -> dict[str, Any]:
     _write_table(root / "parts" / f"{clip.name}.maps.parquet", pa.Table.from_pylist(maps, MAPS))
     _write_table(root / "parts" / f"{clip.name}.boxes.parquet", pa.Table.from_pylist(rows.boxes, BOXES))
     _write_table(root / "parts" / f"{clip.name}.frames.parquet", pa.Table.from_pylist(rows.frames, FRAMES))
-    _write_table(finished, pa.Table.from_pylist([index], INDEX))
+    _write_table(finished, pa.Table.from_pylist([index], INDEX.with_metadata({ORIGIN: origin})))
     return index
+
+
+def written_from(index_part: Path) -> str:
+    """The `origin` that the clip of an index part was written with."""
+    return (pq.read_schema(index_part).metadata or {}).get(ORIGIN, b"").decode()
 
 
 def merge(root: Path, info: dict[str, Any], shard_mb: float = SHARD_MB) -> None:
@@ -70,16 +80,15 @@ def merge(root: Path, info: dict[str, Any], shard_mb: float = SHARD_MB) -> None:
 
     The same parts give the same bytes, in whatever order the clips were made.
     """
-    tables = {}
-    for name, schema in TABLES.items():
-        parts = sorted((root / "parts").glob(f"*.{name}.parquet"))
-        table = pa.concat_tables([pq.read_table(part, schema=schema) for part in parts] or [schema.empty_table()])
-        tables[name] = table.sort_by(ORDER[name])
+    clips = sorted(part.name.removesuffix(".index.parquet") for part in (root / "parts").glob("*.index.parquet"))
+    index = pa.concat_tables([INDEX.empty_table(), *_groups(_part(root, clip, "index") for clip in clips)])
     for count, at in (("frames", "frames_at"), ("boxes", "boxes_at")):
-        tables["index"] = _with_starts(tables["index"], count, at)
-    tables["index"] = pack(root, tables["index"], shard_mb)
-    for name, table in tables.items():
-        _write_table(root / f"{name}.parquet", table)
+        index = _with_starts(index, count, at)
+    index = pack(root, index, shard_mb)
+    for name, rows in {"frames": _sum(index, "frames"), "boxes": _sum(index, "boxes"), "maps": 0}.items():
+        groups = _groups((_part(root, clip, name) for clip in clips), group_rows(rows))
+        _write_groups(root / f"{name}.parquet", TABLES[name], groups)
+    _write_table(root / "index.parquet", index)
     with atomic_path(root / "store.json") as temporary:
         temporary.write_text(json.dumps({"schema": SCHEMA} | info, indent=2, sort_keys=True) + "\n")
 
@@ -88,6 +97,36 @@ def _with_starts(index: pa.Table, count: str, at: str) -> pa.Table:
     """Note where the rows of each clip begin in a table that is sorted as the index is."""
     counts = index[count].to_numpy().astype(np.int64)
     return index.set_column(index.column_names.index(at), INDEX.field(at), pa.array(np.cumsum(counts) - counts))
+
+
+def _part(root: Path, clip: str, name: str) -> pa.Table:
+    table = pq.ParquetFile(root / "parts" / f"{clip}.{name}.parquet").read()
+    return table.replace_schema_metadata(None).sort_by(ORDER[name])
+
+
+def _sum(index: pa.Table, column: str) -> int:
+    return int(index[column].to_numpy().sum(dtype=np.int64))
+
+
+def _groups(parts: Iterator[pa.Table], most_rows: int = GROUP_ROWS) -> Iterator[pa.Table]:
+    """Tables joined into row groups, one in memory at a time; the rows of a part stay in one group."""
+    held: list[pa.Table] = []
+    rows = size = 0
+    for part in parts:
+        if part.num_rows:
+            held.append(part)
+            rows, size = rows + part.num_rows, size + part.nbytes
+        if rows >= most_rows or size >= GROUP_BYTES:
+            yield pa.concat_tables(held).combine_chunks()
+            held, rows, size = [], 0, 0
+    if held:
+        yield pa.concat_tables(held).combine_chunks()
+
+
+def _write_groups(path: Path, schema: pa.Schema, groups: Iterator[pa.Table]) -> None:
+    with atomic_path(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+        for group in groups:
+            writer.write_table(group, row_group_size=group.num_rows)
 
 
 def frame_rate(fps: float) -> Fraction:
@@ -167,7 +206,7 @@ def _encode(path: Path, pictures: Iterator[np.ndarray], rate: Fraction, name: st
     """Encode uint8 RGB pictures to H.264 at a constant rate; returns (height, width)."""
     first = next(pictures, None)
     if first is None:
-        raise ValueError(f"clip {name} has no frames")
+        raise Refused("it has no frames")
     height, width = first.shape[:2]
     if height % 2 or width % 2:
         raise UserError(f"clip {name} is {height}x{width}; yuv420p video needs an even height and width")

@@ -4,13 +4,14 @@ from collections.abc import Callable, Sequence
 
 from data_prep import merge
 from data_prep.export import command as export
-from data_prep.inspect import query, stats, verify, view
+from data_prep.inspect import cache, query, stats, verify, view
 from drivesim.errors import UserError
 
 VERBS: dict[str, tuple[Callable[[Sequence[str]], None], str]] = {
     "stats": (stats.main, "a table of what a store holds, and histograms"),
     "view": (view.main, "one clip with its boxes, as contact sheet or video"),
     "query": (query.main, "the clips for which a condition holds"),
+    "cache": (cache.main, "frames and latents, made ahead of training"),
     "verify": (verify.main, "whether files and tables are whole and agree"),
     "export": (export.main, "clips as a data set of nuScenes or COCO"),
     "merge": (merge.main, "several stores as one"),

@@ -68,9 +68,14 @@ class ClipStore:
         named after the contents of the clips, so that a store that was made anew finds nothing stale."""
         if isinstance(self.root, Path):
             return self.root / "cache"
-        hashes = read_table(self.root, "index", ["sha256"])["sha256"].to_pylist()
-        contents = hashlib.sha256("".join(hashes).encode()).hexdigest()
+        contents = hashlib.sha256("".join(self.hashes.values()).encode()).hexdigest()
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "drivesim" / contents[:16]
+
+    @cached_property
+    def hashes(self) -> dict[str, str]:
+        """Of every clip of the store, selected or not, the sha256 of its video."""
+        table = read_table(self.root, "index", ["clip", "sha256"])
+        return dict(zip(table["clip"].to_pylist(), table["sha256"].to_pylist(), strict=True))
 
     @cached_property
     def index(self) -> pd.DataFrame:

@@ -1,5 +1,6 @@
 """The stages: for each, what is trained, on which windows, starting from which earlier stages."""
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -53,10 +54,14 @@ class Workspace:
     def autoencoder(self) -> Autoencoder:
         return load_autoencoder(self.bundle)
 
+    @cached_property
+    def _encoder(self) -> Autoencoder:
+        return copy.deepcopy(self.autoencoder).to(probe().device)
+
     @torch.no_grad()
     def encode(self, frames: Tensor) -> Tensor:
         """[N, 3, H, W] -> [N, C, h, w]; fp32: made once, so precision costs nothing."""
-        return self.autoencoder.encode(frames).float()
+        return self._encoder.encode(frames.to(probe().device)).float().cpu()
 
     @cached_property
     def latents(self) -> LatentCache:

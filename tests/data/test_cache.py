@@ -1,14 +1,21 @@
 """Caches hold what decoding and encoding would give, and are whole or absent."""
 
+import pickle
+import shutil
+from threading import Thread
+
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch.testing import assert_close
 
 from drivesim.clip import from_uint8
 from drivesim.data import cache
 from drivesim.data.cache import FrameCache, LatentCache
 from drivesim.data.video import fit, iterate
+from drivesim.errors import UserError
+from drivesim.locks import holding
 
 
 @pytest.fixture
@@ -27,7 +34,16 @@ def mean_colour(video: torch.Tensor) -> torch.Tensor:
 
 
 def files(folder) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
+    return sorted(path.name for path in folder.iterdir() if path.name != ".lock")
+
+
+def clips(folder) -> list[str]:
+    """Of files that are named CLIP.HASH.SUFFIX."""
+    return [name.split(".")[0] for name in files(folder)]
+
+
+def encoded(frames, clip) -> torch.Tensor:
+    return mean_colour(from_uint8(torch.from_numpy(np.array(frames.read(clip)))))
 
 
 def test_cached_frames_are_the_decoded_ones(store, frames):
@@ -38,7 +54,7 @@ def test_cached_frames_are_the_decoded_ones(store, frames):
 
 
 def test_every_clip_of_every_split_is_cached_once_and_not_again(frames, monkeypatch):
-    assert files(frames.folder) == ["c0.npy", "c1.npy"]
+    assert clips(frames.folder) == ["c0", "c1"]
     monkeypatch.setattr(cache, "iterate", lambda *args, **kwargs: pytest.fail("decoded again"))
     frames.build(1)
 
@@ -62,7 +78,7 @@ def test_an_interrupted_build_leaves_whole_files_only_and_goes_on(store, monkeyp
     monkeypatch.setattr(cache, "iterate", stops)
     with pytest.raises(KeyboardInterrupt):
         frames.build(1)
-    assert files(frames.folder) == ["c0.npy"]
+    assert clips(frames.folder) == ["c0"]
     monkeypatch.setattr(cache, "iterate", real)
     assert frames.build(1).read("c1").shape == (5, 3, 32, 64)
 
@@ -76,7 +92,7 @@ def test_a_write_that_fails_leaves_no_half_file(store, monkeypatch):
     monkeypatch.setattr(cache.np, "save", save)
     with pytest.raises(RuntimeError):
         frames.build(1)
-    assert files(frames.folder) == []
+    assert clips(frames.folder) == []
 
 
 def test_cached_latents_are_the_encoded_frames_to_half_precision(store, frames):
@@ -115,7 +131,7 @@ def test_latents_are_made_once(store, frames):
     assert again.read("c0").shape == (12, 3, 1, 2)
 
 
-def test_an_encoder_that_fails_leaves_whole_files_only(store, frames):
+def test_an_interrupted_encoding_loses_one_clip_at_most(store, frames):
     calls = []
 
     def fails(video):
@@ -127,5 +143,112 @@ def test_an_encoder_that_fails_leaves_whole_files_only(store, frames):
     latents = LatentCache(store, "a")
     with pytest.raises(KeyboardInterrupt):
         latents.build(frames, fails)
-    assert files(latents.folder) == ["c0.safetensors"]
-    assert latents.build(frames, mean_colour).read("c1").shape == (5, 3, 1, 2)
+    assert clips(latents.folder / "parts") == ["c0"]
+    (latents.folder / "parts" / ".c1.4711.partial.safetensors").write_bytes(b"half")
+    again = []
+    latents.build(frames, lambda video: again.append(len(video)) or mean_colour(video))
+    assert again == [5]
+    assert_close(latents.read("c0").float(), encoded(frames, "c0"), atol=1e-3, rtol=1e-3)
+    assert files(latents.folder) == ["00000.safetensors", "parts"]
+    assert files(latents.folder / "parts") == []
+
+
+@pytest.fixture
+def many(make_store, tmp_path) -> FrameCache:
+    store = make_store(tmp_path / "many", [("train", 3 + i, 30) for i in range(5)])
+    return FrameCache(store, 16, 32).build(1)
+
+
+def test_latents_lie_in_files_of_many_clips_each(many, monkeypatch):
+    monkeypatch.setattr(cache, "SHARD_CLIPS", 2)
+    latents = LatentCache(many.store, "a").build(many, mean_colour)
+    held = [sorted(load_file(path)) for path in sorted(latents.folder.glob("*.safetensors"))]
+    assert held == [["c0", "c1"], ["c2", "c3"], ["c4"]]
+    for clip in many.store.clips():
+        assert_close(latents.read(clip).float(), encoded(many, clip), atol=1e-3, rtol=1e-3)
+
+
+def test_a_file_of_latents_ends_at_its_size_too(many, monkeypatch):
+    monkeypatch.setattr(cache, "SHARD_BYTES", 1)
+    latents = LatentCache(many.store, "a").build(many, mean_colour)
+    assert files(latents.folder) == [f"{i:05d}.safetensors" for i in range(5)] + ["parts"]
+
+
+def test_two_builds_give_the_same_bytes(many):
+    made = []
+    for _ in range(2):
+        latents = LatentCache(many.store, "a").build(many, mean_colour)
+        made.append((latents.folder / "00000.safetensors").read_bytes())
+        shutil.rmtree(latents.folder)
+    assert made[0] == made[1]
+
+
+def remade(frames, make_store, monkeypatch, change):
+    """The caches of the same store after `change` to the clips; and how many frames were encoded for it."""
+    LatentCache(frames.store, "a").build(frames, mean_colour)
+    root = frames.store.root
+    shutil.rmtree(root / "parts")
+    store = make_store(root, change)
+    frames = FrameCache(store, 16, 32).build(1)
+    calls = []
+    latents = LatentCache(store, "a").build(frames, lambda video: calls.append(len(video)) or mean_colour(video))
+    return frames, latents, sum(calls)
+
+
+def test_a_clip_that_was_prepared_anew_is_cached_anew_and_no_other(many, make_store, monkeypatch):
+    clips_now = [("train", 3 + i if i != 2 else 9, 30) for i in range(5)]
+    frames, latents, calls = remade(many, make_store, monkeypatch, clips_now)
+    assert calls == 9
+    assert frames.read("c2").shape[0] == latents.read("c2").shape[0] == 9
+    for clip in frames.store.clips():
+        assert_close(latents.read(clip).float(), encoded(frames, clip), atol=1e-3, rtol=1e-3)
+    assert len(clips(frames.folder)) == 5  # the old c2 is gone
+
+
+def test_clips_that_are_gone_leave_the_cache(many, make_store, monkeypatch):
+    frames, latents, calls = remade(many, make_store, monkeypatch, [("train", 3, 30)])
+    assert (clips(frames.folder), calls) == (["c0"], 0)
+    with pytest.raises(UserError, match="no latents of clip c3; run `drivesim data cache`"):
+        latents.window("c3", 0, 1, 1)
+
+
+def test_a_damaged_file_is_made_again(many):
+    latents = LatentCache(many.store, "a").build(many, mean_colour)
+    whole = (latents.folder / "00000.safetensors").read_bytes()
+    (latents.folder / "00000.safetensors").write_bytes(whole[:-3])
+    again = LatentCache(many.store, "a").build(many, mean_colour)
+    assert (again.folder / "00000.safetensors").read_bytes() == whole
+
+
+def test_a_file_of_another_autoencoder_under_this_ones_name_is_not_used(many):
+    other = LatentCache(many.store, "b").build(many, lambda video: -mean_colour(video))
+    other.folder.rename(other.folder.with_name("latents_a"))
+    latents = LatentCache(many.store, "a").build(many, mean_colour)
+    assert_close(latents.read("c0").float(), encoded(many, "c0"), atol=1e-3, rtol=1e-3)
+
+
+def test_latents_that_are_no_numbers_are_refused(many):
+    with pytest.raises(UserError, match="no finite numbers of clip c0"):
+        LatentCache(many.store, "a").build(many, lambda video: mean_colour(video) * 1e9)
+
+
+def test_a_window_is_the_same_in_a_worker_process(many):
+    latents = LatentCache(many.store, "a").build(many, mean_colour)
+    here = latents.window("c4", 1, 3, 2)
+    copied = pickle.loads(pickle.dumps(latents))  # as it is handed over to a worker that is started anew
+    assert_close(copied.window("c4", 1, 3, 2), here, rtol=0, atol=0)
+    assert_close(here, latents.read("c4")[[1, 3, 5]].float(), rtol=0, atol=0)
+
+
+def test_one_of_two_processes_waits_and_finds_all_done(many):
+    latents, frames = LatentCache(many.store, "a"), []
+    with holding(latents.folder / ".lock"):
+        second = Thread(target=lambda: LatentCache(many.store, "a").build(many, lambda v: frames.append(v) or v))
+        second.start()
+        assert not frames
+        latents._forget()
+        for clip in many.store.clips():
+            latents._encode(clip, many, mean_colour, 64)
+        latents._pack(many.store.clips())
+    second.join()
+    assert not frames

@@ -140,7 +140,7 @@ def test_clips_that_show_a_class_are_found_also_in_a_selection(store):
 
 @pytest.mark.parametrize("clip", ["a", "c", "", "b_boxes2"])
 def test_an_unknown_clip_has_no_row(store, clip):
-    with pytest.raises(KeyError):
+    with pytest.raises(UserError):
         store.row(clip)
 
 

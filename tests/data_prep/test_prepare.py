@@ -4,19 +4,24 @@ import fcntl
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
+from threading import Timer
 
 import pytest
 
-from data_prep.pool import do_unit
+from data_prep import prepare
 from data_prep.prepare import main
 from data_prep.shards import members
 from data_prep.source import Unit
 from data_prep.splits import split_routes
+from data_prep.units import do_unit, record_path
 from data_prep.videos import VideosConfig, VideosSource
 from drivesim.data.store import ClipStore
 from drivesim.errors import UserError
@@ -39,6 +44,12 @@ def films(tmp_path, make_video, make_scene):
     make_video(root / "rain.mp4", make_scene(4, 34))
     (root / "text.mp4").write_text("no video")
     return root
+
+
+def made(films, tmp_path):
+    """A store of `films`."""
+    main(words(films, tmp_path / "made"))
+    return tmp_path / "made"
 
 
 def test_a_folder_of_videos_becomes_a_store(films, tmp_path, capsys):
@@ -96,6 +107,135 @@ def test_killed_and_run_again_gives_the_bytes_of_an_unbroken_run(films, tmp_path
     assert not half.exists()
     for name in (*TABLES, *(path.relative_to(whole) for path in whole.glob("shards/*"))):
         assert (killed / name).read_bytes() == (whole / name).read_bytes(), name
+
+
+def same(one, other):
+    """Every file of the two stores, but for records and times."""
+    names = {path.relative_to(root) for root in (one, other) for path in root.rglob("*") if path.is_file()}
+    for name in sorted(names):
+        if (name.suffix == ".json" and name.parts[0] == "parts") or name.name in (".workers", "prepare.json"):
+            continue
+        if name.name.endswith(".index.parquet"):  # tells of what its clip was made
+            continue
+        assert (one / name).read_bytes() == (other / name).read_bytes(), name
+
+
+def test_a_repaired_file_is_taken_in_when_asked_for(films, tmp_path, make_video, make_scene, capsys):
+    out = tmp_path / "store"
+    main(words(films, out))
+    kept = (out / "clips" / "day_2_0000.mp4").stat().st_mtime_ns
+    make_video(films / "text.mp4", make_scene(7, 20))
+    main(words(films, out))
+    assert "its input has changed since: text.mp4; retry_dropped=true" in capsys.readouterr().out
+    assert "text_0000" not in ClipStore(out).clips()
+    main(words(films, out, "retry_dropped=true"))
+    assert "text_0000" in ClipStore(out).clips()
+    assert (out / "clips" / "day_2_0000.mp4").stat().st_mtime_ns == kept  # nothing of it was dropped
+    main(words(films, tmp_path / "whole"))
+    same(out, tmp_path / "whole")
+    main(words(films, out, "retry_dropped=true"))  # what is too short is dropped again
+    same(out, tmp_path / "whole")
+
+
+def test_a_file_that_changes_before_the_end_is_done_again(films, tmp_path, make_video, make_scene):
+    out = tmp_path / "store"
+    main(words(films, out))
+    (out / "store.json").unlink()
+    make_video(films / "day_1.mp4", make_scene(8, 20))  # one clip where there were three
+    main(words(films, out))
+    assert [clip for clip in ClipStore(out).clips() if clip.startswith("day_1")] == ["day_1_0000"]
+    main(words(films, tmp_path / "whole"))
+    same(out, tmp_path / "whole")
+
+
+def test_a_clip_of_a_file_that_has_changed_is_made_again(films, tmp_path, make_video, make_scene):
+    source = VideosSource(VideosConfig(32, 64, 15.0, 2.0, 0.5), films)
+    unit = source.units()[1]
+    counter = multiprocessing.Value("Q", 0)
+    do_unit(source, replace(unit, stamp="1"), "train", tmp_path, counter)
+    before = (tmp_path / "clips" / "day_2_0000.mp4").read_bytes()
+    record_path(unit, tmp_path).unlink()  # as if killed before the unit was done
+    make_video(films / "day_2.mp4", make_scene(9, 30))
+    do_unit(source, replace(unit, stamp="2"), "train", tmp_path, counter)
+    assert (tmp_path / "clips" / "day_2_0000.mp4").read_bytes() != before
+
+
+class Killed(BaseException):
+    """Stands for kill -9 at the very step."""
+
+
+def test_killed_while_a_store_is_removed_what_is_left_of_it_claims_nothing(tmp_path, monkeypatch):
+    parts = [f"parts/{clip}.{table}.parquet" for clip in "ab" for table in ("index", "frames", "boxes", "maps")]
+    names = ["store.json", "prepare.json", "index.parquet", "parts/u.unit.json", "clips/a.mp4", "clips/b.mp4", *parts]
+    real = Path.unlink
+    for steps in range(6):
+        out = tmp_path / str(steps)
+        for name in names:
+            (out / name).parent.mkdir(parents=True, exist_ok=True)
+            (out / name).touch()
+        left = iter(range(steps))
+
+        def unlink(path, missing_ok=False, left=left):
+            if next(left, None) is None:
+                raise Killed
+            real(path, missing_ok=missing_ok)
+
+        monkeypatch.setattr(Path, "unlink", unlink)
+        with suppress(Killed):
+            prepare._clear(out)
+        monkeypatch.undo()
+        for clip in (path.name[0] for path in out.glob("parts/*.index.parquet")):
+            assert all((out / name).exists() for name in (*parts, f"clips/{clip}.mp4") if f"/{clip}." in name)
+        assert not (out / "parts" / "u.unit.json").exists() or len(list(out.glob("parts/*.index.parquet"))) == 2
+        assert (out / "store.json").exists() == (steps == 0)
+        assert (out / "prepare.json").exists()  # so the folder is still known as a store, and may be cleared again
+
+
+def test_killed_before_the_plan_is_there_it_begins_again(films, tmp_path):
+    out = tmp_path / "store"
+    out.mkdir()
+    (out / ".prepare.4711.partial.json").write_text("{")
+    (out / ".lock").write_text("4711\n")
+    main(words(films, out))
+    assert sorted(path.name for path in out.glob(".*")) == []
+
+
+def test_a_worker_of_an_earlier_preparation_is_waited_for(films, tmp_path, capfd):
+    out = tmp_path / "store"
+    (out / "parts").mkdir(parents=True)
+    shutil.copy(made(films, tmp_path) / "prepare.json", out)
+    with open(out / "parts" / ".workers", "w") as held:
+        fcntl.flock(held, fcntl.LOCK_SH)
+        Timer(0.5, lambda: fcntl.flock(held, fcntl.LOCK_UN)).start()
+        main(words(films, out))
+    assert "waiting for the processes of an earlier preparation" in capfd.readouterr().err
+    assert (out / "store.json").exists()
+
+
+def test_a_lock_that_is_removed_while_another_process_opens_it_does_not_let_both_in(tmp_path, monkeypatch):
+    real, opened = fcntl.flock, []
+
+    def flock(file, kind):
+        if not opened:
+            opened.append(file)
+            (tmp_path / ".lock").unlink()  # its holder ends just now
+        real(file, kind)
+
+    monkeypatch.setattr(prepare.fcntl, "flock", flock)
+    with prepare.locked(tmp_path):
+        monkeypatch.undo()
+        with pytest.raises(UserError, match=f"process {os.getpid()}"), prepare.locked(tmp_path):
+            pass
+
+
+def test_a_store_begun_by_another_version_is_refused(films, tmp_path):
+    out = tmp_path / "store"
+    shutil.copytree(made(films, tmp_path), out)
+    plan = json.loads((out / "prepare.json").read_text())
+    plan["config"]["schema"] = 1
+    (out / "prepare.json").write_text(json.dumps(plan))
+    with pytest.raises(UserError, match=r"prepared with schema=1 \(now 2\)"):
+        main(words(films, out))
 
 
 def test_overwrite_begins_anew(films, tmp_path):
@@ -158,6 +298,8 @@ def test_files_of_others_are_not_touched(films, tmp_path):
         (["val_share=0.6", "test_share=0.5"], "less than 1 together"),
         (["videos.fsp=3"], "unknown key 'videos.fsp'; did you mean videos.fps"),
         (["root=nowhere"], "root=nowhere is not a folder"),
+        (["runner=spark"], "runner=spark is unknown; expected one of processes, ray"),
+        (["address=auto"], "address=auto is that of a Ray cluster; add runner=ray"),
     ],
 )
 def test_mistakes_are_told_before_anything_is_written(films, tmp_path, more, message):

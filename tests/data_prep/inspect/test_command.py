@@ -2,7 +2,7 @@
 
 import pytest
 
-VERBS = ("stats", "view", "query", "verify", "export", "merge")
+VERBS = ("stats", "view", "query", "cache", "verify", "export", "merge")
 
 
 @pytest.mark.parametrize("words", [[], ["--help"], ["-h"]])
@@ -23,7 +23,7 @@ def test_every_verb_teaches_its_options(data, verb):
 def test_an_unknown_verb_names_the_known_ones(data):
     code, _, error = data("store=here")
     assert code == 2
-    assert "unknown verb 'store=here'; expected one of stats, view, query, verify, export, merge first" in error
+    assert "unknown verb 'store=here'; expected one of stats, view, query, cache, verify, export, merge first" in error
 
 
 @pytest.mark.parametrize(
