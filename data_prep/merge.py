@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from data_prep.shards import add_sample, members
-from data_prep.writer import ORDER, group_rows
+from data_prep.writer import GROUP_BYTES, ORDER, group_rows
 from drivesim.config import option, parse
 from drivesim.data.remote import join
 from drivesim.data.schema import INDEX, SCHEMA, TABLES
@@ -72,8 +72,7 @@ def main(argv: Sequence[str]) -> None:
         for name in TABLES:  # one after the other: those of large stores fill the memory
             rows = index if name == "index" else pa.concat_tables(share.table(name) for share in shares)
             rows = with_starts(rows) if name == "index" else rows.sort_by(ORDER[name])
-            groups = group_rows(rows.num_rows)
-            pq.write_table(rows, folder / f"{name}.parquet", row_group_size=groups, compression="zstd")
+            _write(folder / f"{name}.parquet", rows)
         _save_marker(folder, shares)
     print(f"{out}: {len(index)} clips of {len(index['route'].unique())} routes from {len(shares)} stores")
     _tell_renamed("clips", [share.clips for share in shares])
@@ -98,6 +97,12 @@ def shared_out(stores: Sequence[ClipStore]) -> list[Share]:
     clips = _told_apart([store.clips() for store in stores], labels)
     routes = _told_apart([store.index["route"].unique().tolist() for store in stores], labels)
     return [Share(*rest) for rest in zip(stores, labels, clips, routes, strict=True)]
+
+
+def _write(path: Path, rows: pa.Table) -> None:
+    """Write a table in row groups as those of a preparation are: few rows, or few bytes where there are pictures."""
+    light = rows.num_rows * GROUP_BYTES // max(rows.nbytes, 1)
+    pq.write_table(rows, path, row_group_size=max(1, min(light, group_rows(rows.num_rows))), compression="zstd")
 
 
 def _save_marker(folder: Path, shares: Sequence[Share]) -> None:

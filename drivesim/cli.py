@@ -11,7 +11,7 @@ from drivesim.errors import UserError
 
 ABOUT = {
     "prepare": "raw driving data, or the procedural town, into a clip store",
-    "data": "look into a clip store: stats, view, query, verify; caches for training; hand it on: export, merge",
+    "data": "a clip store: stats, view, query, verify; caches for training; export, merge",
     "train": "one stage, or all of them, into a bundle",
     "generate": "a video from a bundle, a start frame and a layout",
     "evaluate": "distances between real and generated video, as one HTML report",
