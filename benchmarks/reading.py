@@ -18,6 +18,7 @@ import av
 import cv2
 import numpy as np
 import torch
+from av.video.reformatter import Colorspace
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 from tqdm import tqdm
@@ -94,8 +95,10 @@ def record(store: ClipStore, path: Path, seconds: int) -> None:
     with atomic_path(path) as temporary, av.open(str(temporary), "w") as container:
         stream = container.add_stream("libx264", rate=FPS, options=CAMERA)
         stream.height, stream.width, stream.pix_fmt = *CAMERA_SIZE, "yuv420p"
+        stream.codec_context.colorspace = Colorspace.ITU709
         for picture in tqdm(islice(pictures, seconds * FPS), "original", seconds * FPS, unit="frame"):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            container.mux(stream.encode(frame.reformat(format="yuv420p", dst_colorspace=Colorspace.ITU709)))
         container.mux(stream.encode())
 
 
