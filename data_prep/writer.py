@@ -74,7 +74,8 @@ def merge(root: Path, info: dict[str, Any]) -> None:
     for count, at in (("frames", "frames_at"), ("boxes", "boxes_at")):
         tables["index"] = _with_starts(tables["index"], count, at)
     for name, table in tables.items():
-        _write_table(root / f"{name}.parquet", table)
+        whole = name == "index"  # the others are read a clip at a time
+        _write_table(root / f"{name}.parquet", table, None if whole else group_rows(table.num_rows))
     with atomic_path(root / "store.json") as temporary:
         temporary.write_text(json.dumps({"schema": SCHEMA} | info, indent=2, sort_keys=True) + "\n")
 
@@ -204,9 +205,9 @@ def _to_yuv(picture: np.ndarray, number: int) -> av.VideoFrame:
     return frame
 
 
-def _write_table(path: Path, table: pa.Table) -> None:
+def _write_table(path: Path, table: pa.Table, row_group_size: int | None = None) -> None:
     with atomic_path(path) as temporary:
-        pq.write_table(table, temporary, row_group_size=group_rows(table.num_rows), compression="zstd")
+        pq.write_table(table, temporary, row_group_size=row_group_size, compression="zstd")
 
 
 def group_rows(rows: int) -> int:
