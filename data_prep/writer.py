@@ -250,9 +250,9 @@ def _to_yuv(picture: np.ndarray, number: int) -> av.VideoFrame:
     return frame
 
 
-def _write_table(path: Path, table: pa.Table) -> None:
+def _write_table(path: Path, table: pa.Table, row_group_size: int | None = None) -> None:
     with atomic_path(path) as temporary:
-        pq.write_table(table, temporary, row_group_size=group_rows(table.num_rows), compression="zstd")
+        pq.write_table(table, temporary, row_group_size=row_group_size, compression="zstd")
 
 
 def group_rows(rows: int) -> int:

@@ -199,6 +199,8 @@ class Bundle:
             )
 
     def sha(self, stage: str) -> str:
+        """SHA-256 of a stage's weights. raises UserError if the stage is missing or unreadable"""
+        self.config(stage)
         return self.index["stages"][stage]["sha256"]
 
 
