@@ -3,8 +3,8 @@
     python -m benchmarks.kill_prepare kills=100 clips=200
 
 Each kill is `kill -9`, at a random moment: of the command itself, of one of its worker processes, or of the command
-while it gathers the tables. After each, the same command is given again. When a store is whole before the kills are
-used up, it is compared, and another is begun.
+while it gathers the tables. After each, the same command is given again. When one comes to its end before the kills
+are used up, its store is compared, and another is begun.
 """
 
 import os
@@ -55,8 +55,9 @@ class Report:
 
     def __str__(self) -> str:
         kinds = ", ".join(f"{count} of {kind}" for kind, count in sorted(self.kills.items()))
-        lost = sum(map(len, self.wrong))
-        return f"{self.kills.total()} kills ({kinds}), {len(self.wrong)} stores, {lost} files lost, left over or unlike"
+        wrong = [f"\n  store {number}: {name}" for number, names in enumerate(self.wrong) for name in names]
+        told = f"{self.kills.total()} kills ({kinds}), {len(self.wrong)} stores"
+        return f"{told}, {len(wrong)} files lost, left over or unlike{''.join(wrong)}"
 
 
 def main(argv: Sequence[str]) -> None:
@@ -88,7 +89,7 @@ def run(config: KillConfig, folder: Path) -> Report:
                 process.wait()
             process.kill()
             process.wait()
-            if (killed / "store.json").exists():
+            if process.returncode == 0:
                 report.wrong.append(differences(whole, killed))
                 shutil.rmtree(killed)
     finish(begin(folder, killed, config.workers))
