@@ -58,7 +58,7 @@ class ClipStore:
         named after the contents of the clips, so that a store that was made anew finds nothing stale."""
         if isinstance(self.root, Path):
             return self.root / "cache"
-        contents = hashlib.sha256("".join(self.index["sha256"]).encode()).hexdigest()
+        contents = hashlib.sha256("".join(self.table("index")["sha256"]).encode()).hexdigest()
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "drivesim" / contents[:16]
 
     @cached_property
