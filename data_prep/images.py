@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_prep.naming import printable, unit_names
-from data_prep.options import ClipOptions
+from data_prep.options import ClipOptions, data_root
 from data_prep.recording import Shot, clips_of
 from data_prep.source import Dropped, Frame, RawClip, Refused, Unit
 from data_prep.timestamps import FILES, UNITS, read_times
@@ -48,11 +48,7 @@ class ImagesSource:
 
     def __init__(self, config: ImagesConfig, root: Path | str | None) -> None:
         config.check()
-        if root is None:
-            raise UserError("source=images needs root=FOLDER, the folder with the recordings")
-        self.config, self.root = config, Path(root)
-        if not self.root.is_dir():
-            raise UserError(f"root={root} is not a folder; give the folder with the recordings")
+        self.config, self.root = config, data_root("images", root, "the recordings")
 
     def units(self) -> list[Unit]:
         """One unit a folder, sorted. raises UserError if none holds a picture"""

@@ -1,6 +1,7 @@
 """What every source of recorded data can be told: the size and rate of the clips it makes."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from drivesim.config import option
 from drivesim.data.video import KEPT_PART
@@ -37,3 +38,12 @@ class ClipOptions:
     def size(self) -> tuple[int, int]:
         """(height, width) of the stored pictures."""
         return self.height, self.width
+
+
+def data_root(source: str, root: Path | str | None, what: str) -> Path:
+    """The folder of the raw data. raises UserError if none is given, or it is no folder; `what`: what it should hold"""
+    if root is None:
+        raise UserError(f"source={source} needs root=FOLDER, the folder with {what}")
+    if not Path(root).is_dir():
+        raise UserError(f"root={root} is not a folder; give the folder with {what}")
+    return Path(root)

@@ -9,7 +9,7 @@ from data_prep import sidecar
 from data_prep.film import NoNotes, Notes, clips_of_video
 from data_prep.found import Found, find
 from data_prep.naming import printable, unit_names
-from data_prep.options import ClipOptions
+from data_prep.options import ClipOptions, data_root
 from data_prep.sidecar import read_sidecar, sidecar_of
 from data_prep.source import Dropped, RawClip, Refused, Unit
 from drivesim.config import option
@@ -47,11 +47,7 @@ class VideosSource:
 
     def __init__(self, config: VideosConfig, root: Path | str | None) -> None:
         config.check()
-        if root is None:
-            raise UserError("source=videos needs root=FOLDER, the folder with the videos")
-        self.config, self.root = config, Path(root)
-        if not self.root.is_dir():
-            raise UserError(f"root={root} is not a folder; give the folder with the videos")
+        self.config, self.root = config, data_root("videos", root, "the videos")
 
     def units(self) -> list[Unit]:
         """One unit a file, sorted. raises UserError if there is no video."""

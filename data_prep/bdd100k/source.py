@@ -23,7 +23,7 @@ from data_prep.bdd100k.labels import Sky, read_skies, read_sky, read_speed, read
 from data_prep.film import clips_of_video
 from data_prep.found import Found, find
 from data_prep.naming import printable, unit_names
-from data_prep.options import ClipOptions
+from data_prep.options import ClipOptions, data_root
 from data_prep.recording import Shot, clips_of, read_picture
 from data_prep.source import Box, Dropped, Frame, RawClip, Refused, Unit
 from drivesim.config import option
@@ -68,9 +68,8 @@ class Bdd100kSource:
 
     def __init__(self, config: Bdd100kConfig, root: Path | str | None) -> None:
         config.check()
-        if root is None:
-            raise UserError("source=bdd100k needs root=FOLDER, the folder with videos, images, labels and info")
-        self.config, self.root = config.at_rate(), Path(root)
+        self.root = data_root("bdd100k", root, "videos, images, labels and info")
+        self.config = config.at_rate()
         self.inside = Path("bdd100k") if (self.root / "bdd100k").is_dir() else Path()  # as the archives unpack
         self.pictures = self.inside / FOLDERS[config.form]
         if not (self.root / self.pictures).is_dir():

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from data_prep.kitti import raw, tracking
 from data_prep.naming import printable
-from data_prep.options import ClipOptions
+from data_prep.options import ClipOptions, data_root
 from data_prep.recording import clips_of
 from data_prep.source import Dropped, RawClip, Unit
 from drivesim.config import option
@@ -38,11 +38,7 @@ class KittiSource:
 
     def __init__(self, config: KittiConfig, root: Path | str | None) -> None:
         config.check()
-        if root is None:
-            raise UserError("source=kitti needs root=FOLDER, the folder with the data")
-        self.config, self.root = config, Path(root)
-        if not self.root.is_dir():
-            raise UserError(f"root={root} is not a folder; give the folder with the data")
+        self.config, self.root = config, data_root("kitti", root, "the data")
 
     def units(self) -> list[Unit]:
         """One unit a drive and camera. raises UserError if `root` is neither layout, or both"""

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.nuscenes.records import check_folder, read_rows
-from data_prep.options import ClipOptions
+from data_prep.options import ClipOptions, data_root
 from data_prep.recording import clips_of
 from data_prep.source import Dropped, RawClip, Unit
 from drivesim.config import option
@@ -57,9 +57,8 @@ class NuscenesSource:
 
     def __init__(self, config: NuscenesConfig, root: Path | str | None) -> None:
         config.check()
-        if root is None:
-            raise UserError("source=nuscenes needs root=FOLDER, the folder with samples, sweeps and v1.0-...")
-        self.config, self.root, self.cameras = config, Path(root), tuple(dict.fromkeys(config.cameras))
+        self.config, self.root = config, data_root("nuscenes", root, "samples, sweeps and v1.0-...")
+        self.cameras = tuple(dict.fromkeys(config.cameras))
 
     def units(self) -> list[Unit]:
         """All cameras of the first scene, of the second ... raises UserError if there is none, or a table is missing"""
