@@ -53,6 +53,7 @@ class PrepareConfig:
     val_share: float = option(0.15, "share of the routes for validation")
     test_share: float = option(0.0, "share of the routes for testing")
     seed: int = option(0, "decides which routes are held out")
+    lossless: bool = option(False, "keep every pixel as it is, in files four to nine times as large; else crf 16")
     shard_mb: float = option(SHARD_MB, "about how many megabytes of video go into one file of the store")
     town: TownConfig = field(default_factory=TownConfig)
     videos: VideosConfig = field(default_factory=VideosConfig)
@@ -88,7 +89,7 @@ def main(argv: Sequence[str]) -> None:
     out = Path(config.out)
     with locked(out):
         splits = _begin(config, units)
-        units = [replace(unit, split=splits[unit.route]) for unit in units]
+        units = [replace(unit, split=splits[unit.route], lossless=config.lossless) for unit in units]
         if config.retry_dropped:
             _retry(out, units)
         if (out / "store.json").exists():

@@ -90,6 +90,7 @@ class Unit:
     path   the input file relative to the root, where there is one
     split  train, val or test where the data says so; else routes are shared out
     stamp  noted by `drivesim prepare`: size and time of the file or folder at `path`, so that a change is noticed
+    lossless  noted by `drivesim prepare`: keep every pixel as it is
     facts  what the source noted as it listed its units, of a meaning of its own: so a worker that is handed a unit
            need not read a large file again
     """
@@ -100,6 +101,7 @@ class Unit:
     path: str = ""
     split: str = ""
     stamp: str = ""
+    lossless: bool = False
     facts: tuple[str, ...] = ()
 
 

@@ -107,7 +107,7 @@ def _keep(piece: RawClip | Dropped, unit: Unit, result: UnitResult, split: str, 
         return
     try:
         frames = _counted(_guarded(lambda: piece.frames), written)
-        write_clip(out, replace(piece, frames=frames), split, origin(unit))
+        write_clip(out, replace(piece, frames=frames), split, origin(unit), unit.lossless)
         result.clips.append(piece.name)
     except Refused as reason:
         result.dropped.append(Dropped(piece.name, str(reason)))

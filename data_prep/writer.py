@@ -7,27 +7,18 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import av
 import cv2
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 from scipy.spatial.transform import Rotation
 
+from data_prep.encoding import encode
 from data_prep.shards import SHARD_MB, pack
-from data_prep.source import NAN, Box, Frame, MapLayer, RawClip, Refused
-from drivesim.data.colour import UNBIASED
+from data_prep.source import NAN, Box, Frame, MapLayer, RawClip
 from drivesim.data.schema import BOXES, FRAMES, INDEX, MAPS, SCHEMA, TABLES
-from drivesim.errors import UserError
 from drivesim.files import atomic_path
 
-GOP_FRAMES = 8  # a training window starts anywhere: at most 7 frames are decoded in vain
-# No B-frames: display order is file order, so a seek lands where it is asked to. One thread: x264 writes other bytes
-# with another number of threads, and a store must not depend on the machine.
-# ultrafast at crf 16 gives the PSNR of veryfast at crf 14 in half the time (6 ms a frame of 512x1024), for files 1.4
-# (few frames a second) to 1.7 times as large.
-ENCODER = {"crf": "16", "preset": "ultrafast", "threads": "1", "x264-params": "scenecut=0:bframes=0:open-gop=0"}
 # A row group ends at the first clip past as many. Reading one of 8192 frames takes a millisecond or two, half of which
 # a smaller one would take as well; pictures of maps are large. A file's footer tells of each group and is read first:
 # that of 4096 groups takes 80 ms.
@@ -41,13 +32,14 @@ ORDER = {
 }
 
 
-def write_clip(root: Path, clip: RawClip, split: str, origin: str = "") -> dict[str, Any]:
+def write_clip(root: Path, clip: RawClip, split: str, origin: str = "", lossless: bool = False) -> dict[str, Any]:
     """Stream a clip into the store; returns its INDEX row. A clip that is there already is not touched.
 
     The index part is written last: where it exists, the video and the other parts are whole.
-    origin  what the clip is made from; one made from something else does not count as being there
-    raises  UserError if the disk is full or a frame's size does not fit; Refused if there is no frame; whatever
-            `clip.frames` raises
+    origin    what the clip is made from; one made from something else does not count as being there
+    lossless  keep every pixel as it is, in files four to nine times as large
+    raises    UserError if the disk is full or a frame's size does not fit; Refused if there is no frame; whatever
+              `clip.frames` raises
     """
     finished = root / "parts" / f"{clip.name}.index.parquet"
     if finished.exists():
@@ -58,7 +50,7 @@ def write_clip(root: Path, clip: RawClip, split: str, origin: str = "") -> dict[
     rows = ClipRows(clip.name, rate)
     video = root / "clips" / f"{clip.name}.mp4"
     with atomic_path(video) as temporary:
-        height, width = _encode(temporary, rows.collect(clip.frames), rate, clip.name)
+        height, width = encode(temporary, rows.collect(clip.frames), rate, clip.name, lossless)
     index = rows.index(clip, split) | {"height": height, "width": width, "bytes": video.stat().st_size}
     with open(video, "rb") as file:
         index["sha256"] = sha256(file)
@@ -201,53 +193,6 @@ def _map_columns(clip: str, layer: MapLayer) -> dict[str, Any]:
     _, png = cv2.imencode(".png", layer.mask.astype(np.uint8) * 255)
     place = {"x_m": layer.x_m, "y_m": layer.y_m, "metres_per_pixel": layer.metres_per_pixel}
     return {"clip": clip, "layer": layer.name, **place, "png": png.tobytes()}
-
-
-def _encode(path: Path, pictures: Iterator[np.ndarray], rate: Fraction, name: str) -> tuple[int, int]:
-    """Encode uint8 RGB pictures to H.264 at a constant rate; returns (height, width)."""
-    first = next(pictures, None)
-    if first is None:
-        raise Refused("it has no frames")
-    height, width = first.shape[:2]
-    if height % 2 or width % 2:
-        raise UserError(f"clip {name} is {height}x{width}; yuv420p video needs an even height and width")
-    try:
-        with av.open(str(path), "w", options={"movflags": "faststart"}) as container:
-            stream = _add_stream(container, rate, height, width)
-            container.mux(stream.encode(_to_yuv(first, 0)))
-            for number, picture in enumerate(pictures, start=1):
-                if picture.shape != first.shape:
-                    found = f"{picture.shape[0]}x{picture.shape[1]}"
-                    raise UserError(f"clip {name}: frame {number} is {found}, the first is {height}x{width}")
-                container.mux(stream.encode(_to_yuv(picture, number)))
-            container.mux(stream.encode())
-    except av.FFmpegError as error:  # not always an OSError, which is what `atomic_path` understands
-        raise OSError(error.errno, error.strerror, str(path)) from error
-    return height, width
-
-
-def _add_stream(container: av.container.OutputContainer, rate: Fraction, height: int, width: int) -> av.VideoStream:
-    stream = container.add_stream("libx264", rate=rate, options=ENCODER)
-    stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
-    context = stream.codec_context
-    context.gop_size, context.time_base = GOP_FRAMES, 1 / rate
-    context.color_range, context.colorspace = ColorRange.MPEG, Colorspace.ITU709
-    context.color_primaries, context.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
-    return stream
-
-
-def _to_yuv(picture: np.ndarray, number: int) -> av.VideoFrame:
-    """RGB to limited-range BT.709, the tag the stream carries: a reader that trusts the tag gets its colours back."""
-    frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
-    frame = frame.reformat(
-        format="yuv420p",
-        dst_colorspace=Colorspace.ITU709,
-        dst_color_range=ColorRange.MPEG,
-        interpolation=UNBIASED,
-    )
-    frame.color_primaries, frame.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
-    frame.pts = number
-    return frame
 
 
 def _write_table(path: Path, table: pa.Table, row_group_size: int | None = None) -> None:

@@ -11,6 +11,7 @@ import sys
 import time
 from contextlib import suppress
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from threading import Timer
 
@@ -24,6 +25,7 @@ from data_prep.splits import split_routes
 from data_prep.units import do_unit, record_path
 from data_prep.videos import VideosConfig, VideosSource
 from drivesim.data.store import ClipStore
+from drivesim.data.video import iterate
 from drivesim.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -118,6 +120,13 @@ def same(one, other):
         if name.name.endswith(".index.parquet"):  # tells of what its clip was made
             continue
         assert (one / name).read_bytes() == (other / name).read_bytes(), name
+
+
+def test_a_lossless_store_holds_what_the_recording_shows(films, tmp_path):
+    main(words(films, tmp_path / "store", "lossless=true"))
+    recorded = islice(iterate(films / "day_2.mp4", 15.0, (32, 64)), 30)
+    stored = iterate(ClipStore(tmp_path / "store").video("day_2_0000"))
+    assert all((one == other).all() for one, other in zip(recorded, stored, strict=True))
 
 
 def test_a_repaired_file_is_taken_in_when_asked_for(films, tmp_path, make_video, make_scene, capsys):

@@ -143,6 +143,16 @@ def test_row_groups_are_small_as_long_as_they_are_not_too_many(rows, groups):
     assert -(-rows // group_rows(rows)) == groups
 
 
+def test_lossless_clips_keep_every_pixel_and_can_be_read_from_anywhere(tmp_path):
+    shown = pictures(20)
+    write_clip(tmp_path, raw(frames=[Frame(picture) for picture in shown]), "train", lossless=True)
+    merge(tmp_path, {})
+    store = ClipStore(tmp_path)
+    video = store.video(store.clips()[0])
+    np.testing.assert_array_equal(list(iterate(video)), shown)
+    np.testing.assert_array_equal(read_window(video, 9, 3, 2), shown[9:15:2])
+
+
 def test_the_layers_of_a_map_are_stored_as_pictures(tmp_path):
     mask = np.arange(12).reshape(3, 4) % 2 == 0
     layer = MapLayer("drivable_area", mask, 10.0, 20.0, 0.5)
