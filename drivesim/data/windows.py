@@ -20,6 +20,7 @@ from drivesim.data.video import read_window
 from drivesim.errors import UserError
 
 LAYOUT_FRAMES = 2**17  # frames whose layouts a process keeps: 100 MB of 24 boxes each
+NAMES_AT_ONCE = 10_000  # as Python texts a million names take 100 MB
 
 
 class Reader(Protocol):
@@ -192,9 +193,10 @@ class WindowDataset(Dataset):
         """All that decides which windows are drawn, and what is done to them."""
         drawn = hashlib.sha256()
         for choices in self.choices:
-            names = "\n".join(self.store.index.index[choices.rows].to_numpy(object))
-            for part in (names.encode(), choices.strides.tobytes(), choices.starts.tobytes()):
-                drawn.update(part)
+            for rows in np.array_split(choices.rows, len(choices.rows) // NAMES_AT_ONCE + 1):
+                drawn.update("\n".join(self.store.index.index[rows]).encode())
+            drawn.update(choices.strides.tobytes())
+            drawn.update(choices.starts.tobytes())
         return {
             "seed": self.seed,
             "where": self.store.selection,
