@@ -33,12 +33,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         commands[words[0]].load()(words[1:])
+        sys.stdout.flush()
     except UserError as error:
         _fail(str(error))
     except KeyboardInterrupt as interrupt:  # a command that knows what it kept says so
         told = str(interrupt) or "interrupted; what was finished is whole, run the same command to go on"
         print(f"\ndrivesim: {told}", file=sys.stderr)
         sys.exit(130)
+    except BrokenPipeError:  # whoever read what is printed, `head` say, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nor may the flush at the end complain
+        sys.exit(0)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             _fail(f"disk full ({error.filename or 'while writing'}); free some room and run again")

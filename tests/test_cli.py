@@ -2,9 +2,12 @@
 
 import errno
 import json
+import os
+import subprocess
 import sys
 import types
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import av
 import numpy as np
@@ -16,6 +19,7 @@ from drivesim import cli
 from drivesim.errors import UserError
 from drivesim.generation import writer
 
+ROOT = Path(__file__).parents[1]
 FPS, HEIGHT, WIDTH = 16.0, 64, 128
 
 
@@ -338,3 +342,12 @@ def test_a_bug_is_not_hidden(monkeypatch):
     monkeypatch.setattr(cli, "entry_points", lambda group: [Command("try", PermissionError(errno.EACCES, "denied"))])
     with pytest.raises(PermissionError):
         run("try")
+
+
+def test_a_reader_that_has_seen_enough_is_no_mistake(small_store):
+    read, write = os.pipe()
+    os.close(read)  # as `| head` does
+    words = [sys.executable, "-m", "drivesim", "data", "stats", f"store={small_store.root}"]
+    run = subprocess.run(words, stdout=write, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    os.close(write)
+    assert (run.returncode, run.stderr) == (0, "")

@@ -21,6 +21,8 @@ from drivesim.config import option
 from drivesim.data.schema import SPLITS
 from drivesim.errors import UserError
 
+PUBLISHED, LICENCE = ("v1.0-mini", "v1.0-trainval", "v1.0-test"), "CC BY-NC-SA 4.0"
+
 
 @dataclass
 class NuscenesConfig(ClipOptions):
@@ -28,7 +30,7 @@ class NuscenesConfig(ClipOptions):
 
     fps: float = option(12.0, "frames a second to resample to; 2 with sweeps=false; a slower recording repeats frames")
     clip_seconds: float = option(20.0, "longest clip; a scene has 20 s")
-    licence: str = option("CC BY-NC-SA 4.0", "noted in the index of the store")
+    licence: str = option("", "noted in the index of the store; by default that of nuScenes, for its own versions")
     version: str = option("v1.0-mini", "folder of tables under root: v1.0-mini, v1.0-trainval, v1.0-test, or another")
     cameras: list[str] = option(["CAM_FRONT"], "channels; each becomes clips of its own")
     sweeps: bool = option(True, "all pictures, 12 a second; false: key frames only, 2 a second")
@@ -83,7 +85,7 @@ class NuscenesSource:
             route=unit.route,
             fps=config.fps,
             source=f"{config.version}/{unit.route}",
-            licence=config.licence,
+            licence=config.licence or (LICENCE if config.version in PUBLISHED else ""),
             has_boxes=bool(database.sample_annotation),  # the test set comes without
             frames=iter(()),
             camera=piece.camera,
