@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import cast
 
 import av
 import numpy as np
@@ -39,7 +40,7 @@ def encode(
     to_frame = _to_rgb if lossless else _to_yuv
     try:
         with av.open(str(path), "w", options={"movflags": "faststart"}) as container:
-            stream = (_rgb_stream if lossless else _yuv_stream)(container, rate, height, width)
+            stream = _add_stream(container, rate, height, width, lossless)
             container.mux(stream.encode(to_frame(first, 0)))
             for number, picture in enumerate(pictures, start=1):
                 if picture.shape != first.shape:
@@ -52,27 +53,23 @@ def encode(
     return height, width
 
 
-def _yuv_stream(container: av.container.OutputContainer, rate: Fraction, height: int, width: int) -> av.VideoStream:
-    stream = container.add_stream("libx264", rate=rate, options=COMMON | LOSSY)
-    stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
+def _add_stream(
+    container: av.container.OutputContainer, rate: Fraction, height: int, width: int, lossless: bool
+) -> av.VideoStream:
+    codec, options, pix_fmt = ("libx264rgb", LOSSLESS, "rgb24") if lossless else ("libx264", LOSSY, "yuv420p")
+    stream = cast(av.VideoStream, container.add_stream(codec, rate=rate, options=COMMON | options))
+    stream.height, stream.width, stream.pix_fmt = height, width, pix_fmt
     context = stream.codec_context
     context.gop_size, context.time_base = GOP_FRAMES, 1 / rate
-    context.color_range, context.colorspace = ColorRange.MPEG, Colorspace.ITU709
-    context.color_primaries, context.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
-    return stream
-
-
-def _rgb_stream(container: av.container.OutputContainer, rate: Fraction, height: int, width: int) -> av.VideoStream:
-    stream = container.add_stream("libx264rgb", rate=rate, options=COMMON | LOSSLESS)
-    stream.height, stream.width, stream.pix_fmt = height, width, "rgb24"
-    stream.codec_context.gop_size, stream.codec_context.time_base = GOP_FRAMES, 1 / rate
+    if not lossless:
+        context.color_range, context.colorspace = ColorRange.MPEG, Colorspace.ITU709
+        context.color_primaries, context.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
     return stream
 
 
 def _to_yuv(picture: np.ndarray, number: int) -> av.VideoFrame:
     """RGB to limited-range BT.709, the tag the stream carries: a reader that trusts the tag gets its colours back."""
-    frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
-    frame = frame.reformat(
+    frame = _to_rgb(picture, number).reformat(
         format="yuv420p",
         dst_colorspace=Colorspace.ITU709,
         dst_color_range=ColorRange.MPEG,

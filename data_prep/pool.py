@@ -156,7 +156,7 @@ def _start_worker(written: Counter) -> None:
 
 
 def _do_unit(source: Source, unit: Unit, out: Path) -> UnitResult:
-    return do_unit(source, unit, unit.split, out, _written)
+    return do_unit(source, unit, out, _written)
 
 
 def _end_with_parent() -> None:

@@ -90,4 +90,4 @@ def _do_unit(common: tuple[Source, Path, Sequence[Path]], unit: Unit) -> tuple[U
                 f"{path} is not there on node {os.uname().nodename}; every node must see it under this name"
             )
     count = Count()
-    return do_unit(source, unit, unit.split, out, count), count.value
+    return do_unit(source, unit, out, count), count.value

@@ -32,7 +32,7 @@ class Counter(Protocol):
     value: int
 
 
-def do_unit(source: Source, unit: Unit, split: str, out: Path, written: Counter) -> UnitResult:
+def do_unit(source: Source, unit: Unit, out: Path, written: Counter) -> UnitResult:
     """Write the clips of one unit, or find that it is done; adds each frame to the counter `written`.
 
     raises  UserError if the disk is full. Whatever goes wrong in reading the input is dropped with its reason.
@@ -43,7 +43,7 @@ def do_unit(source: Source, unit: Unit, split: str, out: Path, written: Counter)
         result = UnitResult([], [])
         try:
             for piece in _guarded(lambda: source.clips(unit)):
-                _keep(piece, unit, result, split, out, written)
+                _keep(piece, unit, result, out, written)
         except Refused as reason:
             result.dropped.append(Dropped(unit.name, str(reason)))
         record(unit, result, out)
@@ -101,13 +101,13 @@ def stamp(path: Path) -> str:
     return f"{len(found)}:{sum(s.st_size for s in found)}:{max(s.st_mtime_ns for s in found)}" if found else ""
 
 
-def _keep(piece: RawClip | Dropped, unit: Unit, result: UnitResult, split: str, out: Path, written: Counter) -> None:
+def _keep(piece: RawClip | Dropped, unit: Unit, result: UnitResult, out: Path, written: Counter) -> None:
     if isinstance(piece, Dropped):
         result.dropped.append(piece)
         return
     try:
         frames = _counted(_guarded(lambda: piece.frames), written)
-        write_clip(out, replace(piece, frames=frames), split, origin(unit), unit.lossless)
+        write_clip(out, replace(piece, frames=frames), unit.split, origin(unit), unit.lossless)
         result.clips.append(piece.name)
     except Refused as reason:
         result.dropped.append(Dropped(piece.name, str(reason)))

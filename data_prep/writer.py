@@ -195,9 +195,9 @@ def _map_columns(clip: str, layer: MapLayer) -> dict[str, Any]:
     return {"clip": clip, "layer": layer.name, **place, "png": png.tobytes()}
 
 
-def _write_table(path: Path, table: pa.Table, row_group_size: int | None = None) -> None:
+def _write_table(path: Path, table: pa.Table) -> None:
     with atomic_path(path) as temporary:
-        pq.write_table(table, temporary, row_group_size=row_group_size, compression="zstd")
+        pq.write_table(table, temporary, compression="zstd")
 
 
 def group_rows(rows: int) -> int:

@@ -1,12 +1,15 @@
-"""Small driving-like videos, made by PyAV."""
+"""Small driving-like videos, made by PyAV, and the exit code and words of `drivesim data`."""
 
 from collections.abc import Callable
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import av
 import cv2
 import numpy as np
 import pytest
+
+from drivesim import cli
 
 HEIGHT, WIDTH = 72, 128
 
@@ -44,3 +47,21 @@ def make_video() -> Callable[..., Path]:
 def make_scene() -> Callable[[int, int], list[np.ndarray]]:
     """make_scene(seed, count) draws frames [72, 128, 3] of one scene; another seed, another scene."""
     return scene
+
+
+@pytest.fixture
+def data(monkeypatch, capsys):
+    """data("stats", "store=...") runs the command line; returns (exit code, stdout, last line of stderr)."""
+    entry = EntryPoint("data", "data_prep.inspect.command:main", "drivesim.commands")
+    monkeypatch.setattr(cli, "entry_points", lambda group: [entry])
+
+    def run(*words: str) -> tuple[int, str, str]:
+        code = 0
+        try:
+            cli.main(["data", *words])
+        except SystemExit as stopped:
+            code = int(stopped.code or 0)
+        shown = capsys.readouterr()
+        return code, shown.out, shown.err.strip().rpartition("\n")[2]
+
+    return run

@@ -162,11 +162,11 @@ def test_a_clip_of_a_file_that_has_changed_is_made_again(films, tmp_path, make_v
     source = VideosSource(VideosConfig(32, 64, 15.0, 2.0, 0.5), films)
     unit = source.units()[1]
     counter = multiprocessing.Value("Q", 0)
-    do_unit(source, replace(unit, stamp="1"), "train", tmp_path, counter)
+    do_unit(source, replace(unit, split="train", stamp="1"), tmp_path, counter)
     before = (tmp_path / "clips" / "day_2_0000.mp4").read_bytes()
     record_path(unit, tmp_path).unlink()  # as if killed before the unit was done
     make_video(films / "day_2.mp4", make_scene(9, 30))
-    do_unit(source, replace(unit, stamp="2"), "train", tmp_path, counter)
+    do_unit(source, replace(unit, split="train", stamp="2"), tmp_path, counter)
     assert (tmp_path / "clips" / "day_2_0000.mp4").read_bytes() != before
 
 
@@ -280,11 +280,11 @@ def test_nothing_prepared_is_an_error_with_the_reasons(tmp_path):
 
 def test_a_finished_unit_is_not_opened_again(films, tmp_path):
     source = VideosSource(VideosConfig(32, 64, 15.0, 2.0, 0.5), films)
-    unit = source.units()[2]
+    unit = replace(source.units()[2], split="train")
     counter = multiprocessing.Value("Q", 0)
-    first = do_unit(source, unit, "train", tmp_path / "store", counter)
+    first = do_unit(source, unit, tmp_path / "store", counter)
     (films / unit.path).unlink()
-    assert do_unit(source, unit, "train", tmp_path / "store", counter) == first
+    assert do_unit(source, unit, tmp_path / "store", counter) == first
     assert first.clips == ["rain_0000"]
     assert counter.value == 34  # the 4 frames of the refused piece were work too
 

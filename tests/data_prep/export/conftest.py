@@ -1,13 +1,10 @@
-"""A small town filmed by three cameras, and the exit code and words of `drivesim data`."""
-
-from importlib.metadata import EntryPoint
+"""A small town filmed by three cameras."""
 
 import matplotlib
 import pytest
 
 from data_prep.town.source import TownConfig, TownSource
 from data_prep.writer import merge, write_clip
-from drivesim import cli
 from drivesim.data.store import ClipStore
 
 matplotlib.use("Agg")
@@ -26,21 +23,3 @@ def town_store(tmp_path_factory) -> ClipStore:
             write_clip(root, clip, "train" if unit.route == "town_0000" else "val")
     merge(root, {"source": "town"})
     return ClipStore(root)
-
-
-@pytest.fixture
-def data(monkeypatch, capsys):
-    """data("export", "store=...") runs the command line; returns (exit code, stdout, last line of stderr)."""
-    entry = EntryPoint("data", "data_prep.inspect.command:main", "drivesim.commands")
-    monkeypatch.setattr(cli, "entry_points", lambda group: [entry])
-
-    def run(*words: str) -> tuple[int, str, str]:
-        code = 0
-        try:
-            cli.main(["data", *words])
-        except SystemExit as stopped:
-            code = int(stopped.code or 0)
-        shown = capsys.readouterr()
-        return code, shown.out, shown.err.strip().rpartition("\n")[2]
-
-    return run
