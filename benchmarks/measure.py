@@ -3,7 +3,7 @@
 import signal
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -177,12 +177,13 @@ def operations(step: Step) -> float:
     return counter.get_total_flops() / 1e9
 
 
-def saved_mib(step: Step) -> float:
-    """What is kept from the forward to the backward pass of a step, weights aside."""
+def saved_mib(step: Step, weights: Iterable[Tensor]) -> float:
+    """What is kept from the forward to the backward pass of a step, the weights themselves aside."""
     kept: dict[int, int] = {}
+    known = {weight.untyped_storage().data_ptr() for weight in weights}
 
     def keep(tensor: Tensor) -> Tensor:
-        if not isinstance(tensor, nn.Parameter):
+        if tensor.untyped_storage().data_ptr() not in known:
             kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
 

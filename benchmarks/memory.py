@@ -26,22 +26,29 @@ class MemoryRow:
 def memory(networks: Sequence[Contender], settings: Mapping[tuple[str, str], Setting]) -> list[MemoryRow]:
     """A row for each mode and network that has a setting, uncompiled. Leaves gradient checkpointing on."""
     named = {network.name: network for network in networks}
-    rows: dict[tuple[str, str], MemoryRow] = {}
-    seconds: dict[tuple[str, str], float] = {}
-    for (mode, name), setting in settings.items():
-        step = Workload(named[name], mode).step(replace(setting, compiled=False))
-        seconds[mode, name] = quickest(step)
-        rows[mode, name] = MemoryRow(mode, name, saved_mib(step), peak_mib(step))
-    for network in networks:
-        if network.checkpoint is not None:
-            network.checkpoint()
-    for (mode, name), setting in settings.items():
-        if named[name].checkpoint is not None:
-            step = Workload(named[name], mode).step(replace(setting, compiled=False))
-            times = quickest(step) / seconds[mode, name]
-            rows[mode, name] = replace(rows[mode, name], checkpointed_saved=saved_mib(step),
-                                       checkpointed_peak=peak_mib(step), checkpointed_times=times)  # fmt: skip
-    return list(rows.values())
+    first = {key: _held(Workload(named[key[1]], key[0]), setting) for key, setting in settings.items()}
+    able = [network for network in networks if network.checkpoint is not None]
+    for network in able:
+        network.checkpoint()
+    again = {
+        key: _held(Workload(named[key[1]], key[0]), setting)
+        for key, setting in settings.items()
+        if named[key[1]] in able
+    }
+    rows = []
+    for key, (saved, peak, seconds) in first.items():
+        later: tuple[float, ...] = ()
+        if key in again:
+            later = (again[key][0], again[key][1], again[key][2] / seconds)
+        rows.append(MemoryRow(*key, saved, peak, *later))
+    return rows
+
+
+def _held(load: Workload, setting: Setting) -> tuple[float, float, float]:
+    """What a step saves and holds at most, MiB, and its seconds."""
+    step = load.step(replace(setting, compiled=False))
+    seconds = quickest(step)
+    return saved_mib(step, load.contender.module.parameters()), peak_mib(step), seconds
 
 
 def memory_table(rows: Sequence[MemoryRow]) -> str:

@@ -110,8 +110,8 @@ def test_what_a_product_saves_and_holds_is_measured():
         hidden.tanh().sum().backward()
         weight.grad = None
 
-    assert saved_mib(step) == pytest.approx(3, abs=0.1)  # a, weight (no nn.Parameter) and the output of tanh
-    assert 3 <= peak_mib(step) <= 5
+    assert saved_mib(step, [weight]) == pytest.approx(2, abs=0.01)  # a, and the output of tanh
+    assert 3 <= peak_mib(step) <= 5  # hidden, the output, its gradient and that of hidden; not a, which was there
 
 
 def test_checkpointing_saves_memory_where_a_network_has_it():
@@ -128,11 +128,12 @@ def test_checkpointing_saves_memory_where_a_network_has_it():
         checkpoint = module.enable_gradient_checkpointing if able else None
         return Contender(architecture.name, (32,) * 4, module, call, call, architecture.is_temporal, checkpoint)
 
-    settings = {("all", architecture.name): Setting() for architecture in PEERS}
-    rows = {row.network: row for row in memory([small(architecture) for architecture in PEERS], settings)}
+    settings = {("all", architecture.name): Setting() for architecture in PEERS[1:]}
+    rows = {row.network: row for row in memory([small(architecture) for architecture in PEERS[1:]], settings)}
     assert rows["modelscope"].checkpointed_peak is None
-    for name in ("svd", "animatediff"):
-        assert rows[name].checkpointed_saved < rows[name].saved <= rows[name].peak
+    able = rows["animatediff"]
+    assert able.checkpointed_saved < able.saved <= able.peak
+    assert able.checkpointed_times > 0
 
 
 def test_a_step_that_takes_too_long_is_stopped_and_left_out():
