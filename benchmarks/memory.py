@@ -27,13 +27,13 @@ def memory(networks: Sequence[Contender], settings: Mapping[tuple[str, str], Set
     """A row for each mode and network that has a setting, uncompiled. Leaves gradient checkpointing on."""
     named = {network.name: network for network in networks}
     first = {key: _held(Workload(named[key[1]], key[0]), setting) for key, setting in settings.items()}
-    able = [network for network in networks if network.checkpoint is not None]
-    for network in able:
-        network.checkpoint()
+    for network in networks:
+        if network.checkpoint is not None:
+            network.checkpoint()
     again = {
         key: _held(Workload(named[key[1]], key[0]), setting)
         for key, setting in settings.items()
-        if named[key[1]] in able
+        if named[key[1]].checkpoint is not None
     }
     rows = []
     for key, (saved, peak, seconds) in first.items():

@@ -153,9 +153,8 @@ class ModelScope(Architecture):
         )  # fmt: skip
         # diffusers fixes 8 heads at the input whatever the width, which at 320 channels are 1.6 times as many channels.
         count = max(round(1.6 * widths[0] / head), 1)
-        module.transformer_in = TransformerTemporalModel(
-            count, head, in_channels=widths[0], num_layers=1, norm_num_groups=8
-        )
+        entry = TransformerTemporalModel(count, head, in_channels=widths[0], num_layers=1, norm_num_groups=8)
+        module.register_module("transformer_in", entry)
         return module  # type: ignore[return-value]
 
     def call(self, module: nn.Module, x: Tensor, timestep: Tensor, tokens: Tensor) -> Tensor:
