@@ -9,6 +9,7 @@ a number of parameters, and attention is on all levels but the lowest, as publis
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
 import torch
 from diffusers import (
@@ -148,14 +149,14 @@ class ModelScope(Architecture):
 
     def build(self, ports: Ports, widths: Widths) -> nn.Module:
         head = min(HEAD_DIM, widths[0])
-        module = UNet3DConditionModel(
+        module: Any = UNet3DConditionModel(
             **ports.shared("3D", widths), norm_num_groups=8, attention_head_dim=head  # one head size for all levels
         )  # fmt: skip
         # diffusers fixes 8 heads at the input whatever the width, which at 320 channels are 1.6 times as many channels.
         count = max(round(1.6 * widths[0] / head), 1)
         entry = TransformerTemporalModel(count, head, in_channels=widths[0], num_layers=1, norm_num_groups=8)
-        module.register_module("transformer_in", entry)
-        return module  # type: ignore[return-value]
+        module.transformer_in = entry
+        return module
 
     def call(self, module: nn.Module, x: Tensor, timestep: Tensor, tokens: Tensor) -> Tensor:
         return module(x.transpose(1, 2), timestep, tokens[:, 0], return_dict=False)[0].transpose(1, 2)

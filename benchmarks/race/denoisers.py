@@ -11,6 +11,7 @@ from benchmarks.peers import PEERS, PUBLISHED, Architecture, Ports, Widths, atte
 from drivesim.clip import Layout
 from drivesim.diffusion.tasks import FAR_M, FLAGS
 from drivesim.models.denoiser import Context, Denoiser, DenoiserConfig
+from drivesim.models.inflation import TemporalConfig
 from drivesim.models.motion import SceneFlow
 
 MOTION = 2  # planes of the ego motion: metres and radians from the first frame of the window
@@ -35,19 +36,26 @@ class PeerDenoiser(Denoiser):
         self.scene = SceneFlow()
         self.network = guard(architecture.image(ports, widths))
 
-    def inflate(self, context_channels: int) -> "PeerDenoiser":
+    def inflate(
+        self, context_channels: int, temporal: TemporalConfig | None = None, freeze: bool = True
+    ) -> "PeerDenoiser":
         """Become the video network that starts from the image network trained so far. What lies beside the latents
-        from now on, and was zero before, counts for nothing at first, or it would be noise."""
+        from now on, and was zero before, counts for nothing at first, or it would be noise.
+
+        temporal  is of no meaning here: the layers are the published ones
+        freeze    train the temporal layers alone, and the input convolution, which has to learn what is new there
+        """
         with torch.no_grad():
-            self.network.conv_in.weight[:, -context_channels:] = 0
+            self.network.get_parameter("conv_in.weight")[:, -context_channels:] = 0
         self.network = guard(self.architecture.video(self.network, self.ports, self.widths))
+        if freeze:
+            for name, parameter in self.named_parameters():
+                parameter.requires_grad_(self.architecture.is_temporal(name) or name.startswith("network.conv_in."))
         return self
 
-    def freeze_image(self) -> "PeerDenoiser":
-        """Train the temporal layers alone, and the input convolution, which has to learn what is new there."""
-        for name, parameter in self.named_parameters():
-            parameter.requires_grad_(self.architecture.is_temporal(name) or name.startswith("network.conv_in."))
-        return self
+    @property
+    def carries(self) -> bool:
+        return True
 
     @property
     def flow(self) -> SceneFlow:
@@ -66,7 +74,9 @@ class PeerDenoiser(Denoiser):
     def condition(self, layout: Layout, height: int, width: int) -> tuple[Tensor, Tensor | None]:
         planes, tokens = super().condition(layout, height, width)
         moved = torch.stack([layout.travel / FAR_M, layout.heading], -1)
-        moved = (moved - moved[..., :1, :]).nan_to_num(0.0)[..., None, None].expand(*planes.shape[:-3], -1, height, width)
+        moved = (
+            (moved - moved[..., :1, :]).nan_to_num(0.0)[..., None, None].expand(*planes.shape[:-3], -1, height, width)
+        )
         return torch.cat([planes, moved.to(planes)], -3), tokens
 
     def encode_context(self, context: Tensor) -> Context:
@@ -105,11 +115,20 @@ class Entry:
     build: Callable[[], Denoiser]
 
 
-def entries(config: DenoiserConfig, frames: int, context: int, carried: bool, attention: str, seed: int) -> list[Entry]:
+def entries(
+    config: DenoiserConfig,
+    temporal: TemporalConfig,
+    frames: int,
+    context: int,
+    carried: bool,
+    attention: str,
+    seed: int,
+) -> list[Entry]:
     """Ours and the peers, whose video networks have our number of parameters within `peers.MATCH`.
 
-    config     with the prior's size in it;  frames  of a window;  context  channels of the known frames with their flags
-    carried    see PeerDenoiser;  attention  of the peers: ours or published
+    config    with the prior's size in it;  temporal  layers of ours;  frames  of a window
+    context   channels of the known frames with their flags;  carried  see PeerDenoiser
+    attention of the peers: ours or published
     """
     levels = PUBLISHED if attention == "published" else attention_like(config.attention)
     beside = config.planes + MOTION + (config.channels if config.prior else 0) + context
@@ -123,7 +142,7 @@ def entries(config: DenoiserConfig, frames: int, context: int, carried: bool, at
         return make
 
     with torch.device("meta"):
-        ours = config.build().inflate(context)
+        ours = config.build().inflate(context, temporal)
         total = parameters(ours) - parameters(ours.tokens)
     found = [Entry(OURS, tuple(config.block_out_channels), seeded(config.build))]
     for peer in PEERS:

@@ -1,7 +1,6 @@
 """Training of one contender in turns, that can be killed and gone on with between any two of them."""
 
 import json
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -12,7 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from benchmarks.measure import Setting, Step, arrange
+from benchmarks.measure import Setting, Step, arrange, clock
 from drivesim.data.windows import WindowDataset, collate
 from drivesim.files import atomic_path
 from drivesim.training.latent import LatentVideoDiffusion
@@ -20,7 +19,7 @@ from drivesim.training.latent import LatentVideoDiffusion
 
 @dataclass
 class Record:
-    """What was measured of a run. Seconds are those of training alone.
+    """What was measured of a run. Seconds are those of training alone, by `measure.clock`.
 
     losses     (seconds, held-out loss) at equal spacing in time
     distances  (seconds, distances by name) at some times
@@ -74,10 +73,10 @@ class Run:
         if not self.record.losses:
             self.record.losses.append((0.0, self.loss()))
         self.module.train()
-        start = time.perf_counter()
-        while time.perf_counter() - start < seconds:
+        start = clock()
+        while clock() - start < seconds:
             self.step()
-        self.record.seconds += time.perf_counter() - start
+        self.record.seconds += clock() - start
         self.record.losses.append((self.record.seconds, self.loss()))
 
     def loss(self) -> float:
@@ -149,22 +148,25 @@ def in_turns(
     folder: Path,
     stage: str,
     turns: int,
-    turn_seconds: float,
+    seconds: float,
     after: Callable[[str, Run], None],
-    tick: Callable[[], object],
-) -> None:
+) -> Iterator[tuple[str, int]]:
     """Train every run for so many turns, A B C A B C ..., so that what slows the machine for a while slows all alike.
-    After each turn `after(name, run)` may look at the run, which is then saved to FOLDER/name/STAGE.safetensors."""
+    After each turn `after(name, run)` may look at the run, which is then saved to FOLDER/name/STAGE.safetensors: a
+    race that was killed goes on from there. Yields the name and how many turns of all runs are done, at first too."""
     paths = {name: folder / name / f"{stage}.safetensors" for name in runs}
     for name, run in runs.items():
         if paths[name].exists():
             run.load(paths[name])
 
     def done(name: str) -> int:
-        return max(len(runs[name].record.losses) - 1, 0)
+        return min(max(len(runs[name].record.losses) - 1, 0), turns)
 
-    while (name := min(runs, key=done)) and done(name) < turns:
-        runs[name].turn(turn_seconds)
+    while True:
+        name = min(runs, key=done)
+        yield name, sum(done(each) for each in runs)
+        if done(name) == turns:
+            return
+        runs[name].turn(seconds)
         after(name, runs[name])
         runs[name].save(paths[name])
-        tick()
