@@ -27,9 +27,8 @@ def draw(records: Mapping[str, Record], speeds: Speeds, ceiling: Mapping[str, fl
             rows = sorted(speeds.get(name, ()), key=lambda row: row["speed"])
             panel.plot([row["speed"] for row in rows], [row[what] for row in rows], **style)
             panel.set(xlabel="seconds of video a second", ylabel=what, xscale="log", yscale="log")
-    for row, first in ((panels[0], 1), (panels[1], 0)):
-        for panel, what in zip(row[first:], DISTANCES, strict=False):
-            panel.axhline(ceiling[what], linestyle=":", color="grey", label="autoencoder")
+    for panel, what in zip(panels[0][1:], DISTANCES, strict=True):
+        panel.set_title(f"the autoencoder alone: {ceiling[what]:.2g}", fontsize="small")
     panels[0][0].legend()
     panels[1][-1].axis("off")
     with atomic_path(path) as temporary:
