@@ -7,6 +7,8 @@ import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, SchedulerMixin
 from torch import Tensor
 
+from drivesim.diffusion.draws import Generator, spread
+
 TIMESTEPS = 1000
 
 
@@ -76,8 +78,6 @@ class Diffusion:
         alpha, sigma = self.coefficients(timestep, x)
         return alpha * noise - sigma * x
 
-    def sample_timesteps(self, count: int, generator: torch.Generator) -> Tensor:
-        """Stratified timesteps [count]: one from each of `count` equal shares of 0..999, a less noisy gradient than
-        independent draws."""
-        shares = (torch.arange(count) + torch.rand(count, generator=generator)) / count
-        return (shares * TIMESTEPS).long()
+    def sample_timesteps(self, count: int, generator: Generator) -> Tensor:
+        """Timesteps [count], spread evenly over 0..999."""
+        return (spread(count, generator) * TIMESTEPS).long()

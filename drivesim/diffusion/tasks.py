@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from drivesim.clip import Layout
+from drivesim.diffusion.draws import Generator, choice, rand, randn
 from drivesim.models.conditioning import drop
 from drivesim.models.filters import EdgeFilters
 
@@ -61,7 +62,7 @@ class Task(Protocol):
     def context_channels(self) -> int:
         """Channels of the context beyond those of the latents; 0: this task knows no frames."""
 
-    def pose(self, batch: "Batch", denoiser: "Denoiser", generator: torch.Generator) -> Problem: ...
+    def pose(self, batch: "Batch", denoiser: "Denoiser", generator: Generator) -> Problem: ...
 
 
 @dataclass
@@ -73,11 +74,11 @@ class Frames:
     temporal: bool = False
     context_channels: int = 0
 
-    def draw(self, batch: int, level: Tensor, generator: torch.Generator) -> Known | None:
+    def draw(self, batch: int, level: Tensor, generator: Generator) -> Known | None:
         """Which frames of a training window are known."""
         return None
 
-    def pose(self, batch: "Batch", denoiser: "Denoiser", generator: torch.Generator) -> Problem:
+    def pose(self, batch: "Batch", denoiser: "Denoiser", generator: Generator) -> Problem:
         z = batch.x
         layout = drop(batch.layout, self.drop_boxes, self.drop_labels, generator)
         planes, tokens = denoiser.condition(layout, z.shape[-2], z.shape[-1])
@@ -87,7 +88,7 @@ class Frames:
         context = context_planes(denoiser, self.augment(z, generator), known, batch.layout)
         return Problem(z, planes, tokens, context, 1 - known.mask.to(z))
 
-    def augment(self, z: Tensor, generator: torch.Generator) -> Tensor:
+    def augment(self, z: Tensor, generator: Generator) -> Tensor:
         return z
 
 
@@ -103,17 +104,16 @@ class Predict(Frames):
     temporal: bool = True
     context_channels: int = FLAGS
 
-    def draw(self, batch: int, level: Tensor, generator: torch.Generator) -> Known:
-        counts = torch.multinomial(torch.tensor(self.probabilities), batch, replacement=True, generator=generator)
-        return self.known(counts)
+    def draw(self, batch: int, level: Tensor, generator: Generator) -> Known:
+        return self.known(choice(self.probabilities, batch, generator))
 
     def known(self, counts: Tensor) -> Known:
         """The first counts [B] frames are known."""
         return Known((torch.arange(self.frames) < counts[:, None]).float(), torch.zeros(len(counts)))
 
-    def augment(self, z: Tensor, generator: torch.Generator) -> Tensor:
-        level = torch.rand(len(z), 1, 1, 1, 1, generator=generator) * self.context_noise
-        return z + (level * torch.randn(z.shape, generator=generator)).to(z)
+    def augment(self, z: Tensor, generator: Generator) -> Tensor:
+        level = rand((len(z), 1, 1, 1, 1), generator) * self.context_noise
+        return z + (level * randn(z.shape, generator)).to(z)
 
 
 @dataclass
@@ -128,7 +128,7 @@ class Interpolate(Frames):
     def frames(self) -> int:
         return self.factor + 1
 
-    def draw(self, batch: int, level: Tensor, generator: torch.Generator) -> Known:
+    def draw(self, batch: int, level: Tensor, generator: Generator) -> Known:
         return self.known(level)
 
     def known(self, level: Tensor) -> Known:
@@ -163,12 +163,12 @@ class Upsample:
         """Of the low resolution on the denoiser's grid: its pixels, its detail, and the level of its noise."""
         return 2 * 3 * (self.patch // self.factor) ** 2 + 1
 
-    def pose(self, batch: "Batch", denoiser: "Denoiser", generator: torch.Generator) -> Problem:
+    def pose(self, batch: "Batch", denoiser: "Denoiser", generator: Generator) -> Problem:
         """batch.x [B, T, 3, H, W] full resolution."""
         high = batch.x
         low = self.shrink(high)
-        level = torch.rand(len(high), generator=generator).to(high) * self.max_noise
-        noise = torch.randn(low.shape, generator=generator).to(high)
+        level = rand((len(high),), generator).to(high) * self.max_noise
+        noise = randn(low.shape, generator).to(high)
         base, planes = self.condition(low, level, noise, denoiser.filters)
         return Problem(
             self.fold(high - base) / self.residual_std,

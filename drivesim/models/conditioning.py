@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from drivesim.clip import CLASSES, NO_BOX, VEHICLES, Layout
+from drivesim.diffusion.draws import Generator, rand
 
 PLANES = 8
 POSITIONS = 4
@@ -88,7 +89,7 @@ class LayoutTokens(nn.Module):
         return torch.cat([tokens, self.labels(torch.stack(labels, -1))[..., None, :]], -2)
 
 
-def drop(layout: Layout, boxes: float, labels: float, generator: torch.Generator) -> Layout:
+def drop(layout: Layout, boxes: float, labels: float, generator: Generator) -> Layout:
     """Forget the boxes, the night flag and the crowdedness of whole clips at random, each by itself: what is dropped
     in training can be left out, or guided, in sampling.
 
@@ -96,7 +97,7 @@ def drop(layout: Layout, boxes: float, labels: float, generator: torch.Generator
     """
 
     def keep(probability: float) -> Tensor:
-        draw = torch.rand(layout.night.shape[0], 1, generator=generator).to(layout.night.device)
+        draw = rand((layout.night.shape[0], 1), generator).to(layout.night.device)
         return draw >= probability
 
     nan = torch.full_like(layout.night, float("nan"))
