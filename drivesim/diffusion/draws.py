@@ -59,13 +59,14 @@ def spread(count: int, generator: Generator) -> Tensor:
     """
     if isinstance(generator, Streams):
         offset = torch.rand((), generator=stream(generator.seed), dtype=torch.float64)
-        return ((torch.tensor(generator.numbers, dtype=torch.float64) * GOLDEN + offset) % 1).float().clamp_max(1 - 2**-24)
+        places = (torch.tensor(generator.numbers, dtype=torch.float64) * GOLDEN + offset) % 1
+        return places.float().clamp_max(1 - 2**-24)  # rounding must not reach 1
     return (torch.arange(count) + rand((count,), generator)) / count
 
 
 def _draw(function, shape: Sequence[int], generator: Generator) -> Tensor:
     if isinstance(generator, torch.Generator):
-        return function(*shape, generator=generator)
+        return function(tuple(shape), generator=generator)
     if len(generator) != shape[0]:
         raise ValueError(f"{len(generator)} generators for a batch of {shape[0]}")
-    return torch.stack([function(*shape[1:], generator=one) for one in generator])
+    return torch.stack([function(tuple(shape[1:]), generator=one) for one in generator])

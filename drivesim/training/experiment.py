@@ -44,6 +44,7 @@ class StageConfig:
     accumulate: int = 1
     adversarial: float = 0.0  # autoencoder and decoder: weight of the patch discriminator
     kl: float = 1e-6  # kl autoencoder only
+    checkpointing: bool = False  # activations are computed again in the backward pass: less memory, a third more time
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 
 

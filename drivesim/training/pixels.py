@@ -8,10 +8,10 @@ from torch import Tensor
 
 from drivesim.clip import to_uint8
 from drivesim.data.windows import Batch
+from drivesim.diffusion.draws import Generator, Streams
 from drivesim.models.autoencoder import Autoencoder, KLAutoencoder
 from drivesim.models.discriminator import VideoDiscriminator, adaptive_weight, discriminator_loss, generator_loss
 from drivesim.training.experiment import StageConfig
-from drivesim.training.latent import step_generator
 
 SIZES = (1, 2, 4)  # pixels, each way, that the error of video is measured over
 
@@ -37,7 +37,7 @@ class AutoencoderTraining(pl.LightningModule):
         optimizers = self.optimizers()
         generator, critic = optimizers if isinstance(optimizers, list) else (optimizers, None)
         x = batch.x
-        rebuilt, penalty = self.reconstruct(x, step_generator(self, self.seed, batch_idx))
+        rebuilt, penalty = self.reconstruct(x, Streams(self.seed, batch.numbers))
         error = reconstruction_error(rebuilt, x)
         loss = error + penalty
         if self.discriminator is not None:
@@ -46,9 +46,10 @@ class AutoencoderTraining(pl.LightningModule):
             loss = loss + self.stage.adversarial * weight * realism
         generator.zero_grad()
         self.manual_backward(loss)
-        torch.nn.utils.clip_grad_norm_([p for p in self.autoencoder.parameters() if p.requires_grad], 1.0)
+        trained = [p for p in self.autoencoder.parameters() if p.requires_grad]
+        torch.nn.utils.clip_grad_norm_(trained, 1.0, error_if_nonfinite=True)
         generator.step()
-        self.log("loss", error.detach())
+        self.log("loss", error.detach(), sync_dist=True)
         if critic is not None and self.discriminator is not None:
             loss = discriminator_loss(
                 self.discriminator(_time_first(x)), self.discriminator(_time_first(rebuilt.detach()))
@@ -56,9 +57,9 @@ class AutoencoderTraining(pl.LightningModule):
             critic.zero_grad()
             self.manual_backward(loss)
             critic.optimizer.step()  # not through Lightning, which would count it as a second training step
-            self.log("loss_discriminator", loss.detach())
+            self.log("loss_discriminator", loss.detach(), sync_dist=True)
 
-    def reconstruct(self, x: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+    def reconstruct(self, x: Tensor, generator: Generator | None = None) -> tuple[Tensor, Tensor]:
         """[B, T, 3, H, W] -> its reconstruction and the penalty on its latents; a KL autoencoder samples its latents
         where there is a generator."""
         b, t = x.shape[:2]

@@ -28,7 +28,8 @@ from drivesim.training.grids import GridMaker, LatentGrid, UpsampleGrid
 from drivesim.training.latent import LatentVideoDiffusion
 from drivesim.training.pixels import AutoencoderTraining
 
-VALIDATION_BATCHES = 2
+VALIDATION_WINDOWS = 16  # held out; their number does not depend on the batches that a stage trains on
+PATCH_FRAMES = 64  # for the closed-form start of the patch autoencoder: 30,000 patches and more
 FLOW_FPS = 7.0  # frames for optical flow lie at most this far apart in a second
 FLOW_PAIRS = 400
 PRIOR_FRAMES = 2000  # for the closed-form prior: seconds of one core
@@ -176,8 +177,8 @@ class Workspace:
             held_out = WindowDataset(self.store, reader, "val", specs, self.seed, slots)
         except UserError:
             held_out = WindowDataset(self.store, reader, "train", specs, self.seed, slots)
-        size = min(stage.batch_size, 8)
-        batches = [collate([held_out[i * size + j] for j in range(size)]) for i in range(VALIDATION_BATCHES)]
+        size = 2 ** min(stage.batch_size.bit_length() - 1, 3)  # of batches that fit the memory, and divide the windows
+        batches = [collate([held_out[i + j] for j in range(size)]) for i in range(0, VALIDATION_WINDOWS, size)]
         return WindowModule(training, stage.batch_size, workers), batches
 
 
@@ -194,7 +195,7 @@ def autoencoder(work: Workspace, stage: StageConfig) -> StageRun:
     model = work.experiment.autoencoder.build()
     data, validation = work.data(work.frames, work.specs["autoencoder"], stage)
     if isinstance(model, PatchAutoencoder):
-        sample = [data.dataset[i][0] for i in range(min(256, max(64, 4 * stage.batch_size)))]
+        sample = [data.dataset[i][0] for i in range(PATCH_FRAMES)]
         model.fit_patches(torch.cat(sample))
     return StageRun(
         AutoencoderTraining(model, stage, False, validation, work.seed), data, {"model": to_dict(model.config)}
