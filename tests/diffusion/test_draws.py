@@ -1,4 +1,4 @@
-"""Random numbers by sample: how a batch is cut does not matter, and they are as uniform, normal and even as they say."""
+"""Random numbers by sample: how a batch is cut does not matter, and they are as uniform and normal as they say."""
 
 import pytest
 import torch

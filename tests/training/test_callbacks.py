@@ -43,13 +43,14 @@ def test_progress_is_the_larger_share_of_steps_and_time(monkeypatch):
 def test_averaged_weights_follow_their_recursion(decay):
     callback, model, trainer = AveragedWeights(decay), nn.Linear(1, 1), SimpleNamespace(global_step=0)
     callback.on_train_start(trainer, model)
+    expected = 0.0
     for step in range(30):
         nn.init.constant_(model.weight, step)
         trainer.global_step = step + 1
         callback.on_train_batch_end(trainer, model)
         callback.on_train_batch_end(trainer, model)  # a batch that is no step counts for nothing
-        horizon = min(decay, (1 + step) / (10 + step))
-        expected = horizon * expected + (1 - horizon) * step if step else 0.0
+        horizon = min(decay, (1 + step) / (10 + step)) if step else 0.0
+        expected = horizon * expected + (1 - horizon) * step
     assert_close(callback.average["weight"].item(), expected)
     callback.on_fit_end(trainer, model)
     assert_close(model.weight.item(), expected)
