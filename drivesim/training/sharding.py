@@ -28,7 +28,7 @@ def shard(denoiser: Denoiser, mesh: DeviceMesh) -> None:
     denoiser.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # shares are cut from flat memory
     for unit in units(denoiser):
         fully_shard(unit, mesh=mesh)
-    fully_shard(denoiser, mesh=mesh)
+    fully_shard(denoiser, mesh=mesh, reshard_after_forward=True)  # or sampling would leave the rest of it whole
     for method in ("condition", "encode_context"):  # these run weights too
         register_fsdp_forward_method(denoiser, method)
 

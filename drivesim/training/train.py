@@ -13,6 +13,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.strategies import Strategy
+from pytorch_lightning.utilities import rank_zero_only
 
 from drivesim import __version__
 from drivesim.bundle import BUILT_ON, Bundle
@@ -20,7 +21,7 @@ from drivesim.config import option, parse
 from drivesim.data.balance import check_tag
 from drivesim.data.store import ClipStore
 from drivesim.errors import UserError
-from drivesim.machine import describe, probe
+from drivesim.machine import PRECISION, describe, probe
 from drivesim.training.callbacks import AveragedWeights, Budget, Checkpoints, SampleGrid, WholeCheckpoints
 from drivesim.training.experiment import ExperimentConfig, StageConfig
 from drivesim.training.failures import FREE, Finite, flat, is_out_of_memory, out_of_memory, require_finite_weights
@@ -66,22 +67,22 @@ def main(argv: Sequence[str]) -> None:
     work = Workspace(config.config, store, Bundle(Path(config.out) / "bundle"), config.seed)
     chosen_clips = f"{len(store.clips('train'))} training clips of {config.data}"
     chosen_clips += f" where {store.selection}" if store.selection else ""
-    print(f"drivesim train: {chosen_clips}, {describe()}", file=sys.stderr)
+    tell(f"drivesim train: {chosen_clips}, {describe()}")
     if not store.index["has_boxes"].any():
-        print("drivesim train: no boxes in this store, so nothing will be steered by boxes", file=sys.stderr)
+        tell("drivesim train: no boxes in this store, so nothing will be steered by boxes")
     work.check(chosen)
     for name in chosen:
         outdated = work.bundle.stale(name)
         if work.bundle.has(name) and not config.overwrite and not outdated:
-            print(f"{name}: already in {work.bundle.root}{_other_data(name, config, work)}, skipped", file=sys.stderr)
+            tell(f"{name}: already in {work.bundle.root}{_other_data(name, config, work)}, skipped")
             continue
         if outdated and not config.overwrite:
-            print(f"{name}: was trained on an earlier {outdated}, so it is trained again", file=sys.stderr)
+            tell(f"{name}: was trained on an earlier {outdated}, so it is trained again")
         train_stage(name, config, work)
     if left := [name for name in STAGES if work.bundle.stale(name)]:
         again = "run the command with stage=all and without overwrite to train them again"
-        print(f"out of date now: {', '.join(left)}; {again}", file=sys.stderr)
-    print(f"bundle: {work.bundle.root}", file=sys.stderr)
+        tell(f"out of date now: {', '.join(left)}; {again}")
+    tell(f"bundle: {work.bundle.root}")
 
 
 def _other_data(name: str, config: TrainConfig, work: Workspace) -> str:
@@ -159,6 +160,8 @@ def train_stage(name: str, config: TrainConfig, work: Workspace) -> None:
     averaged = AveragedWeights(stage.ema_decay)
     finite = Finite(name, last)
     manual = not run.module.automatic_optimization
+    if config.devices > 1:  # the processes that Lightning starts shall compute as this one does
+        os.environ[PRECISION] = probe().precision
     trainer = pl.Trainer(
         default_root_dir=folder,
         accelerator="gpu" if probe().device == "cuda" else "cpu",
@@ -169,7 +172,7 @@ def train_stage(name: str, config: TrainConfig, work: Workspace) -> None:
         max_steps=stage.max_steps,
         accumulate_grad_batches=1 if manual else stage.accumulate,
         logger=CSVLogger(str(folder), name="logs", version=""),
-        log_every_n_steps=10,
+        log_every_n_steps=1 if 0 < stage.max_steps <= 100 else 10,
         enable_progress_bar=False,
         enable_model_summary=False,
         enable_checkpointing=False,
@@ -259,17 +262,24 @@ def export(name: str, run: StageRun, config: TrainConfig, work: Workspace, train
         "sampler": asdict(config.config.sampler),
     }
     work.bundle.save(name, run.config, result, record, common)
-    print(
+    tell(
         f"{name}: {trainer.global_step} steps in {budget.time_elapsed():.0f} s, {trained / 1e6:.1f} M parameters "
         f"trained, held-out loss {validation:.4f}",
-        file=sys.stderr,
     )
+
+
+@rank_zero_only
+def tell(text: str) -> None:
+    """To the user, from one process of all."""
+    print(text, file=sys.stderr)
 
 
 def quiet() -> None:
     """Lightning's banners say nothing that a user needs; errors still come through."""
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="pytorch_lightning")
     warnings.filterwarnings("ignore", module="lightning")
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view")  # none is changed in place
     os.environ.setdefault("PYTHONWARNINGS", "ignore")
