@@ -39,7 +39,7 @@ def predict_velocity(
         told = denoiser.prior.posterior(z, planes, alpha, sigma)
         planes = torch.cat([planes, ((centre - told) / left).clamp(-HINT_LIMIT, HINT_LIMIT).to(planes)], 2)
     hint = None
-    if context is not None:  # the right answer if the unknown frames were the carried ones
+    if context is not None and denoiser.carries:  # the right answer if the unknown frames were the carried ones
         hint = ((centre - context.held) / left).clamp(-HINT_LIMIT, HINT_LIMIT)
         hint = hint * context.given.to(z)[:, None, None, None, None]
     answer = denoiser(z / norm, timestep, planes, tokens, context, hint).float()

@@ -315,15 +315,17 @@ def noised_context(
 
 def context_planes(denoiser: "Denoiser", latents: Tensor, known: Known, layout: Layout) -> Tensor:
     """Input of the context encoder [B, T, C + FLAGS, h, w]: the known latents, carried to the unknown frames; the mask;
-    the flag; and how far the car is from the nearest known frame, that is, how much the carried ones are worth. One more
-    plane where `known.noised` tells how noisy the known frames are, as a share of all timesteps.
+    the flag; and how far the car is from the nearest known frame, that is, how much the carried ones are worth. Where
+    nothing is carried, the paper's c_S = (m o z, m) and the flag. One more plane where `known.noised` tells how noisy
+    the known frames are, as a share of all timesteps.
 
     latents [B, T, C, h, w], of which the known are looked at; layout [B, T] with known ego motion
     """
     mask = known.mask.to(latents)
     flag = known.flag.to(latents)[:, None] * torch.ones_like(mask)
     h, w = latents.shape[-2:]
-    flags = [mask, flag, distance(mask, layout.travel.to(latents)) / FAR_M]
+    apart = distance(mask, layout.travel.to(latents)) if denoiser.carries else torch.zeros_like(mask)
+    flags = [mask, flag, apart / FAR_M]
     if known.noised is not None:
         flags.append(known.noised.to(latents)[:, None] / TIMESTEPS * mask)
     carried = denoiser.carry(latents, mask, layout)
