@@ -31,10 +31,12 @@ from drivesim.machine import return_freed_memory
 if TYPE_CHECKING:
     from drivesim.generation.pipeline import DrivingPipeline
 
-SAMPLERS = ("ddim", "dpm++")
+SAMPLERS = ("ddim", "ddpm", "dpm++", "dpm++_sde", "unipc", "euler", "euler_a", "heun")
+SPACINGS = ("trailing", "leading")
 UPSAMPLERS = ("diffusion", "bicubic", "none")
 STEPS = ("keyframe_steps", "interpolate_steps", "upsample_steps")
-GUIDANCE = ("layout_guidance", "context_guidance")
+GUIDANCE = ("layout_guidance", "context_guidance", "interpolate_guidance")
+SHARES = ("eta", "guidance_low", "guidance_high", "guidance_rescale")
 MAX_SECONDS = 24 * 3600.0
 SHEET_FRAMES, SHEET_COLUMNS, SHEET_WIDTH = 12, 4, 384  # a sheet that fits a screen, pixels a frame
 
@@ -64,6 +66,12 @@ class GenerateConfig:
     upsample_steps: int | None = option(None, "denoising steps of the upsampler")
     layout_guidance: float | None = option(None, "how strongly the layout steers; 1 is unguided")
     context_guidance: float | None = option(None, "how strongly the start steers; 1 is unguided")
+    interpolate_guidance: float | None = option(None, "how strongly keyframes steer the frames between; 1 is unguided")
+    guidance_low: float | None = option(None, "timesteps that are guided, as shares of all: 0 is data,")
+    guidance_high: float | None = option(None, "1 is noise")
+    guidance_rescale: float | None = option(None, "0 to 1, how far guided answers get the contrast of unguided ones")
+    spacing: str | None = option(None, f"of the denoising steps, one of {', '.join(SPACINGS)}")
+    eta: float | None = option(None, "noise drawn in every step of sampler=ddim: 0 none, 1 as much as ddpm")
     draw_boxes: bool = option(False, "draw the asked boxes and labels onto the video")
     contact_sheet: bool = option(True, "write OUT.png")
 
@@ -80,7 +88,8 @@ def main(argv: Sequence[str]) -> None:
     from drivesim.generation.pipeline import DrivingPipeline
 
     pipeline = DrivingPipeline.from_pretrained(config.bundle, upsampler=config.upsampler == "diffusion")
-    chosen = {name: value for name in ("sampler", *STEPS, *GUIDANCE) if (value := getattr(config, name)) is not None}
+    names = ("sampler", "spacing", *STEPS, *GUIDANCE, *SHARES)
+    chosen = {name: value for name in names if (value := getattr(config, name)) is not None}
     pipeline.config = replace(pipeline.config, **chosen)
     layout = _layout(config, timed, pipeline)
     start = load_start(config.start, pipeline.height, pipeline.width, pipeline.key_fps, config.start_time)
@@ -102,8 +111,10 @@ def check(config: GenerateConfig) -> TimedLayout | None:
         _range(name, getattr(config, name), 1, 1000)
     for name in GUIDANCE:
         _range(name, getattr(config, name), 0, 100)
-    for name, value, known in (("upsampler", config.upsampler, UPSAMPLERS), ("sampler", config.sampler, SAMPLERS)):
-        if value is not None and value not in known:
+    for name in SHARES:
+        _range(name, getattr(config, name), 0, 1)
+    for name, known in (("upsampler", UPSAMPLERS), ("sampler", SAMPLERS), ("spacing", SPACINGS)):
+        if (value := getattr(config, name)) is not None and value not in known:
             raise UserError(f"{name}={value}, expected one of {', '.join(known)}")
     _check_out(config)
     slots = Bundle(Path(config.bundle)).require().index.get("data", {}).get("slots", sys.maxsize)
