@@ -142,21 +142,20 @@ def vgg_weights(path: Path) -> dict[str, Tensor]:
         found = load_file(path)
     except SafetensorError as error:
         raise UserError(
-            f"{path} is no safetensors file, and a pickle is not read, since it may run anything; save its tensors with "
-            "safetensors.torch.save_file"
+            f"{path} is no safetensors file, and a pickle is not read, since it may run anything; "
+            "save its tensors with safetensors.torch.save_file"
         ) from error
-    indices = [i for block in VGG for i in block]
-    slices = {f"net.slice{s + 1}.{i}": f"features.{i}" for s, block in enumerate(VGG) for i in block}
-    weights = {f"{slices.get(name.rpartition('.')[0], name.rpartition('.')[0])}.{name.rpartition('.')[2]}": tensor.float()
-               for name, tensor in found.items()}  # fmt: skip
+    names = {f"net.slice{s}.{i}.{part}": f"features.{i}.{part}"
+             for s, block in enumerate(VGG, start=1) for i in block for part in ("weight", "bias")}  # fmt: skip
+    weights = {names.get(name, name): tensor.float() for name, tensor in found.items()}
     heads = [f"lin{i}.model.1.weight" for i in range(len(VGG))]
     if not any(head in weights for head in heads):
         weights |= _lpips_heads()
-    needed = [f"features.{i}.{part}" for i in indices for part in ("weight", "bias")] + heads
+    needed = [*names.values(), *heads]
     if missing := [name for name in needed if name not in weights]:
         raise UserError(f"{path} does not hold VGG-16 with LPIPS heads: {missing[0]} is missing")
-    shapes = {f"features.{block[0]}.weight": width for block, width in zip(VGG, VGG_WIDTHS, strict=True)}
-    if wrong := [name for name, width in shapes.items() if weights[name].shape[0] != width]:
+    firsts = {f"features.{block[0]}.weight": width for block, width in zip(VGG, VGG_WIDTHS, strict=True)}
+    if wrong := [name for name, width in firsts.items() if weights[name].shape[0] != width]:
         raise UserError(f"{path}: {wrong[0]} is {list(weights[wrong[0]].shape)}; expected VGG-16 without batch norm")
     return {name: weights[name] for name in needed}
 
