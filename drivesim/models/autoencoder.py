@@ -109,6 +109,10 @@ class Autoencoder(nn.Module):
         is made stays the same."""
         self._most = most
 
+    def enable_checkpointing(self) -> None:
+        """Activations are computed again in the backward pass instead of kept. raises UserError for a kind without"""
+        raise UserError(f"autoencoder kind={self.config.kind} has no checkpointing; kl has")
+
     def enable_tiling(self, size: int = 512) -> None:
         """Encode and decode pictures that are larger than `size` pixels in overlapping tiles of that size, blended:
         memory no longer grows with the picture, and tiles do not see beyond themselves.

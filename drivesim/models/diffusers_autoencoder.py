@@ -146,6 +146,9 @@ class KLAutoencoder(DiffusersAutoencoder):
     def image_weight(self) -> nn.Parameter:
         return self.vae.decoder.conv_out.weight
 
+    def enable_checkpointing(self) -> None:
+        self.vae.enable_gradient_checkpointing(self.temporal.inside.recompute if self.temporal else None)
+
     def decoder_blocks(self) -> list[str]:
         return ["mid_block", *(f"up_blocks.{i}" for i in range(len(self.vae.decoder.up_blocks)))]
 

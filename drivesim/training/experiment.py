@@ -9,6 +9,7 @@ from drivesim.diffusion.tasks import Frames, Interpolate, Predict, Upsample
 from drivesim.generation.samplers import SamplerConfig
 from drivesim.models.autoencoder import AutoencoderConfig
 from drivesim.models.denoiser import DenoiserConfig
+from drivesim.models.inflation import TemporalConfig
 from drivesim.models.video_decoder import VideoDecoderConfig
 
 
@@ -52,6 +53,8 @@ class StageConfig:
     adversarial_start: int = 0  # steps before discriminators begin
     discriminator_width: int = 32  # channels of their first layer; latent diffusion has 64
     kl: float = 1e-6  # kl autoencoder: weight of the divergence of latents, against the summed error of pixels
+    train_image: bool = False  # a temporal stage: the image layers are trained too, the paper's "end to end"
+    checkpointing: bool = False  # activations are computed again in the backward pass: less memory, a third more time
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 
 
@@ -74,6 +77,7 @@ class ExperimentConfig:
     decoder: VideoDecoderConfig = field(default_factory=VideoDecoderConfig)  # its temporal layers
     denoiser: DenoiserConfig = field(default_factory=DenoiserConfig)
     upsampler: DenoiserConfig = field(default_factory=DenoiserConfig)
+    temporal: TemporalConfig = field(default_factory=TemporalConfig)  # of keyframes, interpolation and upsampler
     image: Frames = field(default_factory=Frames)
     predict: Predict = field(default_factory=Predict)
     interpolate: Interpolate = field(default_factory=Interpolate)

@@ -41,6 +41,8 @@ class AutoencoderTraining(pl.LightningModule):
         self.discriminator = Critics(*critics, stage.discriminator_width) if trained and any(critics) else None
         self.perceptual = perceptual_distance(stage.perceptual) if trained and stage.perceptual else None
         self.automatic_optimization = False
+        if stage.checkpointing:
+            autoencoder.enable_checkpointing()
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         optimizers = self.optimizers()

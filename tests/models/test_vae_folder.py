@@ -144,7 +144,7 @@ def test_a_pickle_is_refused(tmp_path):
 
 
 def test_a_folder_that_is_none_is_refused(tmp_path):
-    with pytest.raises(UserError, match="pretrained=.*/nowhere is no folder; expected one with config.json"):
+    with pytest.raises(UserError, match=r"pretrained=.*/nowhere is no folder; expected one with config\.json"):
         load(tmp_path / "nowhere")
 
 
@@ -194,7 +194,7 @@ def test_weights_that_do_not_fit_are_refused(folder, edit, told):
 def test_a_damaged_file_is_refused(folder):
     data = (folder / WEIGHTS).read_bytes()
     (folder / WEIGHTS).write_bytes(data[: len(data) // 2])
-    with pytest.raises(UserError, match="do not fit config.json or are damaged"):
+    with pytest.raises(UserError, match=r"do not fit config\.json or are damaged"):
         load(folder)
 
 

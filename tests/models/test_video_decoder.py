@@ -1,4 +1,4 @@
-"""The video decoder (paper, section 3.1.1): where its layers go, what they may change, and memory for large pictures."""
+"""The video decoder (paper, section 3.1.1): where its layers go, what they may change, large pictures."""
 
 import pytest
 import torch
@@ -98,8 +98,20 @@ def test_without_alignment_the_losses_are_balanced_at_the_layer_nearest_to_the_p
 
 def test_a_decoder_with_nothing_temporal_is_refused():
     model = AutoencoderConfig("patch", channels=4, width=8, blocks=1).build()
-    with pytest.raises(UserError, match="has no temporal layer; set decoder.align=true, or autoencoder.kind=kl"):
+    with pytest.raises(UserError, match=r"has no temporal layer; set decoder\.align=true, or autoencoder\.kind=kl"):
         model.inflate_decoder(FAITHFUL)
+
+
+def test_checkpointing_changes_no_gradient():
+    found = []
+    for checkpointing in (False, True):
+        model = decoder().train()
+        if checkpointing:
+            model.enable_checkpointing()
+        model.decode(latents(3), 3).square().mean().backward()
+        found.append([p.grad for p in model.temporal.parameters()])
+    for plain, again in zip(*found, strict=True):
+        assert_close(again, plain, rtol=1e-3, atol=1e-6)
 
 
 def test_norms_of_the_image_decoder_keep_their_statistics_while_temporal_layers_are_trained():
