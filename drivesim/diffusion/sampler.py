@@ -1,6 +1,6 @@
 """One sampler loop for every stage, over any callable, with guidance."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -37,6 +37,24 @@ def guided(conditional: Denoise, unconditional: Denoise, scale: float) -> Denois
         return without + scale * (conditional(x, timestep) - without)
 
     return denoise
+
+
+def summed(denoise: Denoise, conditional: Denoise, terms: Sequence[tuple[float, Denoise]]) -> Denoise:
+    """f' + sum over i of (s_i - 1)·(f(z; c) - f(z; c without i)): conditions guided each by itself.
+
+    denoise      f', what is guided further: f itself, or f guided in another way
+    conditional  f(z; c)
+    terms        the scale s_i of each condition, and the denoiser that is told all but it
+    """
+    if not terms:
+        return denoise
+
+    def together(x: Tensor, timestep: Tensor) -> Tensor:
+        told = conditional(x, timestep)
+        start = told if denoise is conditional else denoise(x, timestep)
+        return start + sum((scale - 1) * (told - without(x, timestep)) for scale, without in terms)
+
+    return together
 
 
 def window_noise(shape: tuple[int, ...], seed: int, *index: int) -> Tensor:

@@ -1,17 +1,19 @@
 """How each trained denoiser is sampled: what it is told, and with which guidance. Used by the cascade and by training's
 sample grids alike. What they are given may lie anywhere; what they make lies where the denoiser does."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from drivesim.clip import Layout
 from drivesim.diffusion.precondition import predict_velocity
-from drivesim.diffusion.sampler import guided, sample
+from drivesim.diffusion.sampler import Denoise, guided, sample, summed
 from drivesim.diffusion.schedule import Diffusion, ScheduleConfig
 from drivesim.diffusion.tasks import Known, Upsample, context_planes
 from drivesim.machine import probe
+from drivesim.models.conditions import CONDITIONS, check_known, without
 from drivesim.models.denoiser import Context, Denoiser
 
 
@@ -25,6 +27,7 @@ class SamplerConfig:
     interpolate_steps: int = 6
     upsample_steps: int = 3
     layout_guidance: float = 1.5  # classifier-free guidance of boxes and labels, image LDM and keyframes
+    guidance: dict[str, float] = field(default_factory=dict)  # the same of single conditions by name, on top of it
     context_guidance: float = 1.0  # paper, section 3.2; 1 is off, since it doubles the cost of a keyframe
     upsample_noise: float = 0.02  # noise augmentation at sampling time
     temperature: float = 1.0  # scales the noise that sampling starts from; below 1: less variety, less noise left
@@ -48,8 +51,9 @@ def sample_frames(
     with probe().autocast():
         conditional = _denoise(denoiser, schedule, layout, noise, None)
         null = _denoise(denoiser, schedule, unknown_like(layout), noise, None)
+        denoise = guided(conditional, null, config.layout_guidance)
         return sample(
-            guided(conditional, null, config.layout_guidance),
+            summed(denoise, conditional, _apart(denoiser, schedule, layout, noise, None, config.guidance)),
             config.start(denoiser, noise),
             schedule,
             config.image_steps,
@@ -79,7 +83,7 @@ def sample_window(
     mask = known.mask.to(latents)[..., None, None, None]
     with probe().autocast():
         context = denoiser.encode_context(context_planes(denoiser, latents, known, layout))
-        denoise = _denoise(denoiser, schedule, layout, noise, context)
+        conditional = denoise = _denoise(denoiser, schedule, layout, noise, context)
         if guidance:
             nothing = Known(torch.zeros_like(known.mask), known.flag)
             without = denoiser.encode_context(context_planes(denoiser, latents, nothing, layout))
@@ -87,6 +91,7 @@ def sample_window(
             denoise = guided(
                 denoise, _denoise(denoiser, schedule, unknown_like(layout), noise, context), config.layout_guidance
             )
+            denoise = summed(denoise, conditional, _apart(denoiser, schedule, layout, noise, context, config.guidance))
         made = sample(denoise, config.start(denoiser, noise), schedule, steps, config.sampler)
     return mask * latents + (1 - mask) * made
 
@@ -128,7 +133,24 @@ def _denoise(denoiser: Denoiser, schedule: ScheduleConfig, layout: Layout, noise
     return denoise
 
 
+def _apart(
+    denoiser: Denoiser,
+    schedule: ScheduleConfig,
+    layout: Layout,
+    noise: Tensor,
+    context: Context | None,
+    guidance: Mapping[str, float],
+) -> list[tuple[float, Denoise]]:
+    """What each guided condition is guided by: its scale, and the denoiser that is told all but it. None for those
+    that the layout does not tell, where both say the same."""
+    check_known("guidance", guidance, denoiser.config.conditions)
+    return [
+        (scale, _denoise(denoiser, schedule, without(layout, [name]), noise, context))
+        for name, scale in guidance.items()
+        if scale != 1.0 and CONDITIONS[name].told(layout).any()
+    ]
+
+
 def unknown_like(layout: Layout) -> Layout:
     """The unconditional layout of the same shape."""
-    nan = torch.full_like(layout.night, float("nan"))
-    return replace(layout, night=nan, crowdedness=nan.clone(), known=torch.zeros_like(layout.known))
+    return without(layout, CONDITIONS)

@@ -20,7 +20,7 @@ from drivesim.diffusion.tasks import Frames, Interpolate, Predict, Task, Upsampl
 from drivesim.errors import UserError
 from drivesim.machine import probe
 from drivesim.models.autoencoder import Autoencoder, AutoencoderConfig, PatchAutoencoder
-from drivesim.models.conditioning import label_features, rasterise
+from drivesim.models.conditioning import POSITIONS, label_features, plane_count, rasterise
 from drivesim.models.denoiser import Denoiser, DenoiserConfig
 from drivesim.models.motion import SceneFlow, measured_flow
 from drivesim.training.experiment import ExperimentConfig, StageConfig
@@ -93,8 +93,9 @@ class Workspace:
             layouts.append(self.store.layout(clip)[torch.arange(0, int(self.store.index.loc[clip].frames), apart)])
         x, layout = torch.cat(latents), Layout.cat(layouts)
         picked = torch.linspace(0, len(x) - 1, min(len(x), PRIOR_FRAMES)).long()
-        planes = rasterise(layout[picked], 1, 1)[None]
-        denoiser.prior.fit(x[picked].float(), label_features(planes)[0])
+        told = denoiser.config.conditions
+        planes = rasterise(layout[picked], 1, 1, told)[None]
+        denoiser.prior.fit(x[picked].float(), label_features(planes, told)[0])
 
     @cached_property
     def flow(self) -> SceneFlow:
@@ -204,7 +205,8 @@ def autoencoder(work: Workspace, stage: StageConfig) -> StageRun:
 def image(work: Workspace, stage: StageConfig) -> StageRun:
     data, factor = work.experiment.data, work.autoencoder.config.factor
     size = [data.height // factor, data.width // factor]
-    denoiser = replace(work.experiment.denoiser, prior_size=size).build()
+    config = work.experiment.denoiser
+    denoiser = replace(config, prior_size=size, planes=plane_count(config.conditions) + POSITIONS).build()
     denoiser.latent_std.copy_(work.latent_std())
     if denoiser.prior is not None:
         work.fit_prior(denoiser)
