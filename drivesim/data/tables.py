@@ -54,7 +54,8 @@ def completed(table: pa.Table, columns: Sequence[str], dictionaries: Sequence[st
             table = table.append_column(column, pa.array([""] * len(table), pa.string()))
         if column in dictionaries:
             at = table.column_names.index(column)
-            table = table.set_column(at, column, table[column].dictionary_encode())
+            texts = pc.fill_null(table[column].cast(pa.string()), "")
+            table = table.set_column(at, column, texts.dictionary_encode())
     return table
 
 

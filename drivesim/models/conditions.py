@@ -271,11 +271,9 @@ def chosen(names: Sequence[str]) -> list[Condition]:
 
 
 def check_known(what: str, names: Iterable[str], have: Sequence[str]) -> None:
-    """raises UserError if `what` names a condition that a model is not told"""
+    """raises UserError if `what` asks for a condition that a model is not told"""
     if unknown := [name for name in names if name not in have]:
-        raise UserError(
-            f"{what} names {unknown[0]}, which this model was not trained on; it is told {', '.join(have) or 'nothing'}"
-        )
+        raise UserError(f"{what}: this model is not told {unknown[0]}; it is told {', '.join(have) or 'nothing'}")
 
 
 def without(layout: Layout, names: Iterable[str]) -> Layout:

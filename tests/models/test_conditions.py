@@ -209,7 +209,5 @@ def test_conditions_that_cannot_be_are_told(names, message):
 
 
 def test_what_a_model_was_not_trained_on_is_named_with_what_it_was():
-    with pytest.raises(
-        UserError, match="guidance names rain, which this model was not trained on; it is told boxes, n"
-    ):
+    with pytest.raises(UserError, match="guidance: this model is not told rain; it is told boxes, night, crowdedness"):
         check_known("guidance", ["night", "rain"], USUAL)
