@@ -4,6 +4,7 @@ import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -22,6 +23,7 @@ from drivesim.machine import probe
 from drivesim.models.autoencoder import Autoencoder, AutoencoderConfig, PatchAutoencoder
 from drivesim.models.conditioning import POSITIONS, label_features, plane_count, rasterise
 from drivesim.models.denoiser import Denoiser, DenoiserConfig
+from drivesim.models.inflation import TemporalConfig
 from drivesim.models.motion import SceneFlow, measured_flow
 from drivesim.training.experiment import ExperimentConfig, StageConfig
 from drivesim.training.grids import GridMaker, LatentGrid, UpsampleGrid
@@ -259,8 +261,9 @@ def _latent_run(
             f"config.denoiser.channels is {denoiser.config.channels} but the autoencoder has {channels}; set them alike"
         )
     if task.temporal:
-        denoiser.inflate(channels + task.context_channels).carry_by(work.autoencoder)
-        denoiser.flow.load_state_dict(work.flow.state_dict())
+        _inflate(work, stage, denoiser, channels + task.context_channels, specs[0].frames).carry_by(work.autoencoder)
+        if denoiser.carries:
+            denoiser.flow.load_state_dict(work.flow.state_dict())
     mirrored = work.mirrored_latents if stage.augment.flip else None
     data, validation = work.data(work.latents, specs, stage, mirrored=mirrored)
     grid = LatentGrid(
@@ -278,11 +281,15 @@ def _upsample_run(work: Workspace, stage: StageConfig, denoiser: Denoiser, task:
     specs = work.specs["upsample_temporal" if task.temporal else "upsample"]
     data, validation = work.data(work.patches(), specs, stage, work.experiment.data.workers)
     if task.temporal:
-        denoiser.inflate(0)
+        _inflate(work, stage, denoiser, 0, stage.frames)
     else:
         task = replace(task, residual_std=_residual_std(task, denoiser, validation))
     grid = UpsampleGrid(validation[0], work.experiment.schedule, task, work.experiment.sampler)
     return _diffusion_run(work, stage, denoiser, task, data, validation, grid)
+
+
+def _inflate(work: Workspace, stage: StageConfig, denoiser: Denoiser, context: int, frames: int) -> Denoiser:
+    return denoiser.inflate(context, replace(work.experiment.temporal, frames=frames), freeze=not stage.train_image)
 
 
 def _diffusion_run(
@@ -296,8 +303,12 @@ def _diffusion_run(
 ) -> StageRun:
     """Every diffusion stage: the one module, its task, and the config that rebuilds both."""
     schedule = work.experiment.schedule
+    if stage.checkpointing:
+        denoiser.enable_checkpointing()
     module = LatentVideoDiffusion(denoiser, task, Diffusion(schedule), stage, work.seed, validation, grid)
-    config = {"model": to_dict(denoiser.config), "task": to_dict(task), "schedule": to_dict(schedule)}
+    config: dict[str, Any] = {"model": to_dict(denoiser.config), "task": to_dict(task), "schedule": to_dict(schedule)}
+    if denoiser.temporal is not None:
+        config |= {"temporal": to_dict(denoiser.temporal.config), "image_trained": stage.train_image}
     return StageRun(module, data, config)
 
 
@@ -327,8 +338,10 @@ def load_denoiser(bundle: Bundle, stage: str) -> Denoiser:
     image_stage = {"keyframes": "image", "interpolate": "image", "upsample_temporal": "upsample"}.get(stage, stage)
     denoiser = bundle.network(image_stage, DenoiserConfig)
     if image_stage != stage:
+        config = bundle.config(stage)
         context: int = bundle.value(stage, "task", TASKS[stage]).context_channels
-        denoiser.inflate(denoiser.config.channels + context if context else 0)
+        temporal = bundle.value(stage, "temporal", TemporalConfig) if "temporal" in config else None  # none before 0.2
+        denoiser.inflate(denoiser.config.channels + context if context else 0, temporal)
         assert denoiser.temporal is not None
-        bundle.load(stage, denoiser.temporal)
+        bundle.load(stage, denoiser if config.get("image_trained") else denoiser.temporal)
     return denoiser.eval()

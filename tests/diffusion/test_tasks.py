@@ -26,6 +26,8 @@ def generator(seed: int = 0) -> torch.Generator:
 class Still:
     """A denoiser that knows nothing but how to carry: the last known frame as it is, whatever the layout says."""
 
+    carries = True
+
     def carry(self, latents, mask, layout):
         filled, last = [], torch.zeros_like(latents[:, 0])
         for t in range(latents.shape[1]):
