@@ -1,5 +1,6 @@
 """Tasks: what a denoiser makes of a batch, and what it is told. Stages differ by their task object alone."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
@@ -11,6 +12,7 @@ from drivesim.clip import Layout
 from drivesim.diffusion.schedule import TIMESTEPS, Diffusion
 from drivesim.errors import UserError
 from drivesim.models.conditioning import drop
+from drivesim.models.conditions import chosen
 from drivesim.models.filters import EdgeFilters
 
 if TYPE_CHECKING:
@@ -75,10 +77,18 @@ class Task(Protocol):
 class Frames:
     """The image LDM: frames by themselves, nothing known but the layout. The base of the tasks on latents."""
 
-    drop_boxes: float = 0.1
-    drop_labels: float = 0.1
+    drop_boxes: float = 0.1  # share of the clips that are not told their boxes, nor what is told of boxes
+    drop_labels: float = 0.1  # the same of every other condition, each by itself
+    drop: dict[str, float] = field(default_factory=dict)  # the same of conditions by name, before the two above
     temporal: bool = False
     context_channels: int = 0
+
+    def rates(self, conditions: Sequence[str]) -> dict[str, float]:
+        """How often each condition is dropped in training."""
+        usual = {
+            c.name: self.drop_boxes if "boxes" in (c.name, c.needs) else self.drop_labels for c in chosen(conditions)
+        }
+        return {name: self.drop.get(name, rate) for name, rate in usual.items()}
 
     def draw(self, batch: int, level: Tensor, generator: torch.Generator) -> Known | None:
         """Which frames of a training window are known."""
@@ -88,7 +98,7 @@ class Frames:
         self, batch: "Batch", denoiser: "Denoiser", generator: torch.Generator, diffusion: Diffusion | None = None
     ) -> Problem:
         z = batch.x
-        layout = drop(batch.layout, self.drop_boxes, self.drop_labels, generator)
+        layout = drop(batch.layout, self.rates(denoiser.config.conditions), generator)
         planes, tokens = denoiser.condition(layout, z.shape[-2], z.shape[-1])
         known = self.draw(len(z), batch.level, generator)
         if known is None:

@@ -209,7 +209,8 @@ class DrivingPipeline:
         if layout is None:
             return lambda index: Layout.unknown(len(index), slots=self.slots).driven(index / self.fps, SPEED_MPS)
         frames = layout.num_frames
-        known = layout.pad(self.slots).driven(torch.arange(frames) / self.fps, SPEED_MPS)
+        times_s = torch.arange(frames) / self.fps
+        known = layout.pad(self.slots).moving(times_s).driven(times_s, SPEED_MPS)
 
         def go_on(path: Tensor, index: Tensor, alone: float) -> Tensor:
             inside = index.clamp(0, frames - 1)

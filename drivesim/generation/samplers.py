@@ -2,7 +2,7 @@
 sample grids alike. What they are given may lie anywhere; what they make lies where the denoiser does."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from drivesim.diffusion.solvers import check_solver
 from drivesim.diffusion.tasks import Known, Upsample, context_planes, noised_context
 from drivesim.errors import UserError
 from drivesim.machine import probe
+from drivesim.models.conditions import CONDITIONS, check_known, without
 from drivesim.models.denoiser import Context, Denoiser
 
 
@@ -29,6 +30,7 @@ class SamplerConfig:
     interpolate_steps: int = 6
     upsample_steps: int = 3
     layout_guidance: float = 1.5  # classifier-free guidance of boxes and labels, image LDM and keyframes
+    guidance: dict[str, float] = field(default_factory=dict)  # the same of single conditions by name, on top of it
     context_guidance: float = 1.0  # paper, section 3.2; 1 is off, since it doubles the cost of a keyframe
     upsample_noise: float = 0.02  # noise augmentation at sampling time
     temperature: float = 1.0  # scales the noise that sampling starts from; below 1: less variety, less noise left
@@ -37,7 +39,9 @@ class SamplerConfig:
     upsample_temperature: float = 1.0
     spacing: str = "trailing"  # of the timesteps: trailing, or leading as in Stable Diffusion's pipelines
     eta: float = 0.0  # noise drawn at every step of ddim: 0 none, 1 as much as ddpm
-    interpolate_guidance: float = 1.0  # context guidance of the interpolation; needs interpolate.drop_context in training
+    interpolate_guidance: float = (
+        1.0  # context guidance of the interpolation; needs interpolate.drop_context in training
+    )
     guidance_low: float = 0.0  # timesteps that are guided, as shares of all: 0 is data, 1 is noise
     guidance_high: float = 1.0
     guidance_rescale: float = 0.0  # 0..1, how far guided answers are brought back to the spread of unguided ones
@@ -148,11 +152,20 @@ def sample_window(
 
 
 def layout_terms(denoiser: Denoiser, layout: Layout, told: Told, config: SamplerConfig) -> list[Term]:
-    """Guidance by the layout: away from one that says nothing."""
-    if config.layout_guidance == 1.0:
-        return []
-    planes, tokens = denoiser.condition(unknown_like(layout), *told.planes.shape[-2:])
-    return [Term(config.layout_guidance, replace(told, planes=planes, tokens=tokens))]
+    """Guidance by the layout: away from one that says nothing, and from those that say all but one condition. None for
+    conditions that the layout does not tell, where both say the same."""
+    check_known("guidance", config.guidance, denoiser.config.conditions)
+
+    def term(scale: float, less: Layout) -> Term:
+        planes, tokens = denoiser.condition(less, *told.planes.shape[-2:])
+        return Term(scale, replace(told, planes=planes, tokens=tokens))
+
+    whole = [] if config.layout_guidance == 1.0 else [term(config.layout_guidance, unknown_like(layout))]
+    return whole + [
+        term(scale, without(layout, [name]))
+        for name, scale in config.guidance.items()
+        if scale != 1.0 and CONDITIONS[name].told(layout).any()
+    ]
 
 
 @torch.no_grad()
@@ -180,5 +193,4 @@ def _device(module: torch.nn.Module) -> torch.device:
 
 def unknown_like(layout: Layout) -> Layout:
     """The unconditional layout of the same shape."""
-    nan = torch.full_like(layout.night, float("nan"))
-    return replace(layout, night=nan, crowdedness=nan.clone(), known=torch.zeros_like(layout.known))
+    return without(layout, CONDITIONS)

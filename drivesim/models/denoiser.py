@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from drivesim.clip import Layout
 from drivesim.models.conditioning import PLANES, POSITIONS, LayoutTokens, positions, rasterise
+from drivesim.models.conditions import USUAL
 from drivesim.models.cpu import speed_up
 from drivesim.models.filters import EdgeFilters
 from drivesim.models.inflation import TemporalConfig, TemporalLayers, temporal_sites
@@ -20,10 +21,11 @@ class DenoiserConfig:
     """An image U-Net (diffusers' UNet2DConditionModel) and how it is conditioned.
 
     channels is what is denoised, planes what is laid beside it: a rasterised layout, or the low-resolution picture.
+    conditions are what a layout tells, by name (models/conditions.py).
     """
 
     channels: int = 12
-    planes: int = PLANES + POSITIONS
+    planes: int = PLANES + POSITIONS  # set by the stage
     block_out_channels: list[int] = field(default_factory=lambda: [64, 128, 256])
     layers_per_block: list[int] = field(default_factory=lambda: [1, 1, 2])
     attention: list[bool] = field(default_factory=lambda: [False, True, True])  # spatial attention, per level
@@ -34,6 +36,7 @@ class DenoiserConfig:
     prior: int = 0  # components of the closed-form prior that the network corrects; 0: none, the paper's
     prior_size: list[int] = field(default_factory=lambda: [0, 0])  # height and width of the latents; set by the stage
     filters: int = 0  # factor of the enlargement filters that an upsampler starts from; 0: none
+    conditions: list[str] = field(default_factory=lambda: list(USUAL))
 
     def build(self) -> "Denoiser":
         return Denoiser(self)
@@ -84,7 +87,7 @@ class Denoiser(nn.Module):
         super().__init__()
         self.config = config
         self.unet = build_unet(config).to(memory_format=torch.channels_last)
-        self.tokens = LayoutTokens(config.token_dim) if config.token_dim else None
+        self.tokens = LayoutTokens(config.token_dim, config.conditions) if config.token_dim else None
         self.filters = EdgeFilters(config.filters) if config.filters else None
         self.temporal: TemporalLayers | None = None
         # Spread of each channel over the training data; see diffusion/precondition.py.
@@ -92,7 +95,7 @@ class Denoiser(nn.Module):
         self.prior: GaussianPrior | None = None
         if config.prior:
             height, width = config.prior_size
-            self.prior = GaussianPrior(config.channels, height, width, config.prior)
+            self.prior = GaussianPrior(config.channels, height, width, config.prior, config.conditions)
         self._carrier: list[Carrier] = []  # in a list, so that the autoencoder is no part of this network
 
     def inflate(self, context_channels: int, temporal: TemporalConfig | None = None, freeze: bool = True) -> "Denoiser":
@@ -156,7 +159,7 @@ class Denoiser(nn.Module):
     def condition(self, layout: Layout, height: int, width: int) -> tuple[Tensor, Tensor | None]:
         """Planes [B, T, P, h, w], positions among them, and tokens [B, T, N, D] of a layout [B, T]."""
         tokens = self.tokens(layout) if self.tokens is not None else None
-        drawn = rasterise(layout, height, width)
+        drawn = rasterise(layout, height, width, self.config.conditions)
         place = positions(height, width).to(drawn).expand(*drawn.shape[:-3], -1, -1, -1)
         return torch.cat([drawn, place], -3), tokens
 

@@ -21,7 +21,7 @@ from drivesim.diffusion.tasks import Frames, Interpolate, Predict, Task, Upsampl
 from drivesim.errors import UserError
 from drivesim.machine import probe
 from drivesim.models.autoencoder import Autoencoder, AutoencoderConfig
-from drivesim.models.conditioning import label_features, rasterise
+from drivesim.models.conditioning import POSITIONS, label_features, plane_count, rasterise
 from drivesim.models.denoiser import Denoiser, DenoiserConfig
 from drivesim.models.inflation import TemporalConfig
 from drivesim.models.motion import SceneFlow, measured_flow
@@ -97,8 +97,9 @@ class Workspace:
             layouts.append(self.store.layout(clip)[torch.arange(0, int(self.store.index.loc[clip].frames), apart)])
         x, layout = torch.cat(latents), Layout.cat(layouts)
         picked = torch.linspace(0, len(x) - 1, min(len(x), PRIOR_FRAMES)).long()
-        planes = rasterise(layout[picked], 1, 1)[None]
-        denoiser.prior.fit(x[picked].float(), label_features(planes)[0])
+        told = denoiser.config.conditions
+        planes = rasterise(layout[picked], 1, 1, told)[None]
+        denoiser.prior.fit(x[picked].float(), label_features(planes, told)[0])
 
     @cached_property
     def flow(self) -> SceneFlow:
@@ -111,7 +112,7 @@ class Workspace:
             return flow
         samples = [pairs[i] for i in range(FLOW_PAIRS)]
         flows = torch.stack([measured_flow(x[0], x[1]) for x, *_ in samples])
-        motions = torch.stack([torch.stack([lay.travel.diff()[0], lay.heading.diff()[0]]) for _, lay, _ in samples])
+        motions = torch.stack([torch.stack([lay.travel.diff()[0], lay.heading.diff()[0]]) for _, lay, *_ in samples])
         return flow.fit(motions, flows)
 
     @property
@@ -211,7 +212,8 @@ def autoencoder(work: Workspace, stage: StageConfig) -> StageRun:
 def image(work: Workspace, stage: StageConfig) -> StageRun:
     data, factor = work.experiment.data, work.autoencoder.config.factor
     size = [data.height // factor, data.width // factor]
-    denoiser = replace(work.experiment.denoiser, prior_size=size).build()
+    config = work.experiment.denoiser
+    denoiser = replace(config, prior_size=size, planes=plane_count(config.conditions) + POSITIONS).build()
     denoiser.latent_std.copy_(work.latent_std())
     if denoiser.prior is not None:
         work.fit_prior(denoiser)

@@ -20,8 +20,10 @@ from drivesim.bundle import BUILT_ON, Bundle
 from drivesim.config import option, parse
 from drivesim.data.balance import check_tag
 from drivesim.data.store import ClipStore
+from drivesim.diffusion.tasks import Frames
 from drivesim.errors import UserError
 from drivesim.machine import describe, probe
+from drivesim.models.conditions import check_known
 from drivesim.training.callbacks import AveragedWeights, Budget, Checkpoints, SampleGrid, WholeCheckpoints
 from drivesim.training.experiment import ExperimentConfig, StageConfig
 from drivesim.training.pixels import check_recipe
@@ -119,6 +121,7 @@ def check(config: TrainConfig) -> None:
     config.config.sampler.check(config.config.schedule)
     predict.check("config.predict")
     config.config.interpolate.check("config.interpolate")
+    _check_conditions(config.config)
     check_tag(config.config.data.balance)
     for f in fields(config.config.stages):
         stage = getattr(config.config.stages, f.name)
@@ -140,6 +143,18 @@ def check(config: TrainConfig) -> None:
                 raise UserError(
                     f"nothing ends stage {f.name}: give budget_minutes=... or config.stages.{f.name}.max_steps=..."
                 )
+
+
+def _check_conditions(experiment: ExperimentConfig) -> None:
+    """Drop-outs and guidance name conditions that the model is told, and are what such numbers can be."""
+    have = experiment.denoiser.conditions
+    for task in ("image", "predict", "interpolate"):
+        frames: Frames = getattr(experiment, task)
+        check_known(f"config.{task}.drop", frames.drop, have)
+        rates = {"drop_boxes": frames.drop_boxes, "drop_labels": frames.drop_labels, **frames.drop}
+        if wrong := [name for name, rate in rates.items() if not 0 <= rate <= 1]:
+            raise UserError(f"config.{task}: {wrong[0]} is dropped at a rate of {rates[wrong[0]]:g}, expected 0 to 1")
+    check_known("config.sampler.guidance", experiment.sampler.guidance, have)
 
 
 def _check_networks(experiment: ExperimentConfig) -> None:
