@@ -26,6 +26,7 @@ def predict_velocity(
     planes: Tensor,
     tokens: Tensor | None = None,
     context: Context | None = None,
+    level: Tensor | None = None,
 ) -> Tensor:
     """Velocity [B, T, C, h, w] of noisy latents z at timesteps [B]; the rest as in `Denoiser.forward`."""
     alpha, sigma = diffusion.coefficients(timestep, z)
@@ -39,5 +40,5 @@ def predict_velocity(
     if context is not None:  # the rest that would be predicted if the unknown frames were the carried ones
         hint = ((guess - context.held) / left).clamp(-HINT_LIMIT, HINT_LIMIT)
         hint = hint * context.given.to(z)[:, None, None, None, None]
-    rest = denoiser(z / norm, timestep, planes, tokens, context, hint).float()
+    rest = denoiser(z / norm, timestep, planes, tokens, context, hint, level).float()
     return (alpha * z - guess + left * rest) / sigma

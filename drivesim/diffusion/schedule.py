@@ -12,7 +12,8 @@ TIMESTEPS = 1000
 
 @dataclass
 class ScheduleConfig:
-    """beta: linear (the paper's), scaled_linear (Stable Diffusion's) or squaredcos_cap_v2 (cosine).
+    """beta: linear (the paper's), scaled_linear (Stable Diffusion's), both from beta_start to beta_end, or
+    squaredcos_cap_v2 (cosine).
 
     zero_snr rescales the schedule so that the last step is pure noise (Lin et al. 2023): sampling then starts from
     what training has seen, and pictures may be as dark as the night.
@@ -25,6 +26,8 @@ class ScheduleConfig:
     beta: str = "squaredcos_cap_v2"
     zero_snr: bool = True
     weighting: str = "velocity"
+    beta_start: float = 8.5e-4
+    beta_end: float = 1.2e-2
 
     def build(self, sampler: str = "ddim") -> SchedulerMixin:
         """A diffusers scheduler that predicts v; sampler: ddim or dpm++.
@@ -48,8 +51,8 @@ class ScheduleConfig:
     def _shared(self) -> dict[str, Any]:
         return dict(
             num_train_timesteps=TIMESTEPS,
-            beta_start=8.5e-4,
-            beta_end=1.2e-2,
+            beta_start=self.beta_start,
+            beta_end=self.beta_end,
             beta_schedule=self.beta,
             rescale_betas_zero_snr=self.zero_snr,
         )

@@ -5,10 +5,12 @@ from dataclasses import dataclass, field
 from drivesim.config import option
 from drivesim.data.augment import AugmentConfig
 from drivesim.diffusion.schedule import ScheduleConfig
-from drivesim.diffusion.tasks import Frames, Interpolate, Predict, Upsample
+from drivesim.diffusion.tasks import Frames, Interpolate, Predict
+from drivesim.diffusion.upsample import Upsample
 from drivesim.generation.samplers import SamplerConfig
 from drivesim.models.autoencoder import AutoencoderConfig
 from drivesim.models.denoiser import DenoiserConfig
+from drivesim.models.upscaler import UpsamplerConfig
 
 
 @dataclass
@@ -64,7 +66,7 @@ class ExperimentConfig:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     denoiser: DenoiserConfig = field(default_factory=DenoiserConfig)
-    upsampler: DenoiserConfig = field(default_factory=DenoiserConfig)
+    upsampler: UpsamplerConfig = field(default_factory=UpsamplerConfig)
     image: Frames = field(default_factory=Frames)
     predict: Predict = field(default_factory=Predict)
     interpolate: Interpolate = field(default_factory=Interpolate)

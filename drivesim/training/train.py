@@ -7,7 +7,7 @@ import sys
 import time
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -102,12 +102,8 @@ def check(config: TrainConfig) -> None:
             f"config.data.height and width ({data.height}x{data.width}) must be multiples of "
             f"{factor * levels} (autoencoder factor x U-Net down-samplings)"
         )
-    task, predict = config.config.upsample, config.config.predict
-    if task.patch % task.factor or (data.height * task.factor) % task.patch or (data.width * task.factor) % task.patch:
-        raise UserError(
-            f"config.upsample.patch={task.patch} must be a multiple of config.upsample.factor="
-            f"{task.factor} and divide {data.height * task.factor}x{data.width * task.factor}"
-        )
+    predict = config.config.predict
+    config.config.upsample.check(data.height, data.width)
     if predict.frames < 3:
         raise UserError(f"config.predict.frames={predict.frames}; expected 3 or more, two of which may be known")
     if not 0 <= config.seed < 2**32:
@@ -126,8 +122,10 @@ def check(config: TrainConfig) -> None:
     if config.budget_minutes is not None and not 0 < config.budget_minutes < 1e6:
         raise UserError(f"budget_minutes={config.budget_minutes:g}; expected more than 0")
     if config.budget_minutes is None:
+        taken = ["upsample"] if config.config.upsampler.pretrained else []  # as it is, no steps
         for f in fields(config.config.stages):
-            if getattr(config.config.stages, f.name).max_steps <= 0 and config.stage in ("all", f.name):
+            ends = f.name in taken or getattr(config.config.stages, f.name).max_steps > 0
+            if not ends and config.stage in ("all", f.name):
                 raise UserError(
                     f"nothing ends stage {f.name}: give budget_minutes=... or config.stages.{f.name}.max_steps=..."
                 )
@@ -148,6 +146,8 @@ def train_stage(name: str, config: TrainConfig, work: Workspace) -> None:
     stage: StageConfig = getattr(config.config.stages, name)
     pl.seed_everything(config.seed, workers=True, verbose=False)
     run = STAGES[name](work, stage)
+    if not any(p.requires_grad for p in run.module.parameters()):
+        stage = replace(stage, max_steps=0)  # trained elsewhere: it goes into the bundle as it is
     folder = Path(config.out) / name
     last = folder / "last.ckpt"
     seconds = None if config.budget_minutes is None else 60 * config.budget_minutes * stage.share
@@ -181,7 +181,8 @@ def train_stage(name: str, config: TrainConfig, work: Workspace) -> None:
         last.unlink()
     started = time.time()
     try:
-        trainer.fit(run.module, run.data, ckpt_path=str(last) if last.exists() else None, weights_only=False)
+        if stage.max_steps:
+            trainer.fit(run.module, run.data, ckpt_path=str(last) if last.exists() else None, weights_only=False)
     except (RuntimeError, ValueError, KeyError) as error:
         if not re.search(r"state.?dict", str(error)):
             raise

@@ -30,7 +30,7 @@ def network(answer):
         latent_std = SPREAD
         prior = None
 
-        def __call__(self, z, timestep, planes, tokens, context, hint):
+        def __call__(self, z, timestep, planes, tokens, context, hint, level):
             return answer(z, hint)
 
     return Network()
