@@ -1,6 +1,9 @@
-"""Pictures in tiles and videos in portions that overlap and share one noise: at every step of sampling their predictions
-are averaged where they overlap, so that no border is left to see (after Bar-Tal et al. 2023, "MultiDiffusion"). Memory
-is that of one tile of one portion, and of pictures; the activations of a network are many times larger."""
+"""Pictures in tiles and videos in portions that overlap and share one noise.
+
+At every step of sampling their predictions are averaged where they overlap, so that no border is left to see (after
+Bar-Tal et al. 2023, "MultiDiffusion"). The activations of a network, many times larger than a picture, are those of one
+tile of one portion.
+"""
 
 import math
 from collections.abc import Callable

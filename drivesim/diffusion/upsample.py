@@ -32,8 +32,8 @@ class Upsample:
 
     The defaults are made for minutes of two CPU cores: pixels folded `patch` x `patch` into channels (no information is
     lost), which puts the U-Net at 1/patch of the resolution, and of them only what a closed-form enlargement misses.
-    The paper's: `patch: 1, target: picture, filters: false, beside: bicubic, max_level: 250, crop: [320, 320]`. A latent
-    upscaler (models/upscaler.py) brings its own codec, which takes the place of the folding.
+    The paper's are in conf/experiment/rds_512x1024.yaml. A latent upscaler (models/upscaler.py) brings its own codec,
+    which takes the place of the folding.
     """
 
     factor: int = 4

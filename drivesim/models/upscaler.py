@@ -27,7 +27,7 @@ PIXELS = 3  # channels of the low resolution
 
 @dataclass
 class UpsamplerConfig(DenoiserConfig):
-    """A U-Net on pixels, from scratch; or a latent upscaler, whose parts `unet` and `vae` are diffusers' own configs."""
+    """A U-Net on pixels, from scratch; or a latent upscaler, `unet` and `vae` in diffusers' own configurations."""
 
     pretrained: str = option("", "folder of a StableDiffusionUpscalePipeline; empty: a network on pixels, from scratch")
     prompt: str = option("", "what a pretrained upscaler is asked for, always the same")

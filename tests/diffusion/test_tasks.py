@@ -1,8 +1,6 @@
 """What the tasks make of a batch, against examples by hand."""
 
-from dataclasses import replace
 
-import pytest
 import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
