@@ -37,7 +37,9 @@ def predict_velocity(
         told = denoiser.prior.posterior(z, planes, alpha, sigma)
         planes = torch.cat([planes, ((guess - told) / left).clamp(-HINT_LIMIT, HINT_LIMIT).to(planes)], 2)
     hint = None
-    if context is not None:  # the rest that would be predicted if the unknown frames were the carried ones
+    if (
+        context is not None and denoiser.carries
+    ):  # the rest that would be predicted if the unknown frames were the carried ones
         hint = ((guess - context.held) / left).clamp(-HINT_LIMIT, HINT_LIMIT)
         hint = hint * context.given.to(z)[:, None, None, None, None]
     rest = denoiser(z / norm, timestep, planes, tokens, context, hint, level).float()

@@ -139,14 +139,16 @@ class Interpolate(Frames):
 
 def context_planes(denoiser: "Denoiser", latents: Tensor, known: Known, layout: Layout) -> Tensor:
     """Input of the context encoder [B, T, C + FLAGS, h, w]: the known latents, carried to the unknown frames; the mask;
-    the flag; and how far the car is from the nearest known frame, that is, how much the carried ones are worth.
+    the flag; and how far the car is from the nearest known frame, that is, how much the carried ones are worth. Where
+    nothing is carried, the paper's c_S = (m o z, m) and the flag.
 
     latents [B, T, C, h, w], of which the known are looked at; layout [B, T] with known ego motion
     """
     mask = known.mask.to(latents)
     flag = known.flag.to(latents)[:, None] * torch.ones_like(mask)
     h, w = latents.shape[-2:]
-    flags = torch.stack([mask, flag, distance(mask, layout.travel.to(latents)) / FAR_M], 2)
+    apart = distance(mask, layout.travel.to(latents)) if denoiser.carries else torch.zeros_like(mask)
+    flags = torch.stack([mask, flag, apart / FAR_M], 2)
     carried = denoiser.carry(latents, mask, layout)
     return torch.cat([carried, flags[..., None, None].expand(-1, -1, -1, h, w)], 2)
 

@@ -126,10 +126,8 @@ def sample_upsampled(
     with probe().autocast():
         level = task.chosen_level(config.upsample_noise, config.upsample_level).expand(len(low)).to(device)
         planes = task.condition(low, level, low_noise, space)
-        denoise = guided(
-            *(_denoise_tiles(denoiser, schedule, tiles, planes, told, task.label(level)) for told in (False, True)),
-            config.upsample_guidance,
-        )
+        told = denoiser, schedule, tiles, planes, task.label(level)
+        denoise = guided(_denoise_tiles(*told), _denoise_tiles(*told, negative=True), config.upsample_guidance)
         if stitch is not None:
             denoise = stitch.join(denoise)
         start = config.upsample_temperature * noise
@@ -167,7 +165,12 @@ def upsampling_tiles(denoiser: Denoiser, task: Upsample, height: int, width: int
 
 
 def _denoise_tiles(
-    denoiser: Denoiser, schedule: ScheduleConfig, tiles: Tiles, planes: Tensor, negative: bool, level: Tensor | None
+    denoiser: Denoiser,
+    schedule: ScheduleConfig,
+    tiles: Tiles,
+    planes: Tensor,
+    level: Tensor | None,
+    negative: bool = False,
 ) -> Denoise:
     """The upsampler's denoiser, tile by tile; negative: told the prompt that guidance leads away from."""
     diffusion = Diffusion(schedule)

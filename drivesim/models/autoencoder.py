@@ -9,7 +9,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
 from drivesim.models.alignment import AlignedNeighbours
-from drivesim.models.temporal import TemporalLayers
+from drivesim.models.inflation import TemporalLayers
 
 
 @dataclass

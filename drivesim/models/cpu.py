@@ -12,12 +12,14 @@ from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Scaled dot-product attention [..., heads, length, d], in fp32 where that is the faster; returns q's dtype."""
+def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Scaled dot-product attention [..., heads, length, d], `bias` added to its products, in fp32 where that is the
+    faster; returns q's dtype."""
     if q.device.type != "cpu" or q.dtype != torch.bfloat16:
-        return F.scaled_dot_product_attention(q, k, v)
+        return F.scaled_dot_product_attention(q, k, v, bias if bias is None else bias.to(q.dtype))
     with torch.autocast("cpu", enabled=False):  # which would cast back to bf16
-        return F.scaled_dot_product_attention(q.float(), k.float(), v.float()).to(q.dtype)
+        bias = None if bias is None else bias.float()
+        return F.scaled_dot_product_attention(q.float(), k.float(), v.float(), bias).to(q.dtype)
 
 
 class AttentionProcessor:

@@ -10,9 +10,9 @@ from drivesim.clip import Layout
 from drivesim.models.conditioning import PLANES, POSITIONS, LayoutTokens, positions, rasterise
 from drivesim.models.cpu import speed_up
 from drivesim.models.filters import EdgeFilters
+from drivesim.models.inflation import TemporalConfig, TemporalLayers, temporal_sites
 from drivesim.models.motion import Carrier, SceneFlow
 from drivesim.models.prior import GaussianPrior
-from drivesim.models.temporal import TemporalLayers
 
 
 @dataclass
@@ -100,25 +100,46 @@ class Denoiser(nn.Module):
             self.prior = GaussianPrior(config.channels, height, width, config.prior)
         self._carrier: list[Carrier] = []  # in a list, so that the autoencoder is no part of this network
 
-    def inflate(self, context_channels: int) -> "Denoiser":
-        """Freeze the image network and put temporal layers in after its spatial layers.
+    def inflate(self, context_channels: int, temporal: TemporalConfig | None = None, freeze: bool = True) -> "Denoiser":
+        """Put temporal layers in after the spatial layers of the image network.
 
         context_channels  channels of the known frames with their mask and flags; 0 when a task knows no frames
+        temporal          which layers; freeze  the image network is not trained any more (paper, eq. 2)
         """
-        self.requires_grad_(False)
+        if freeze:
+            self.requires_grad_(False)
         self.temporal = TemporalLayers(
             temporal_sites(self.unet),
             context_channels,
             self.config.context_width,
-            len(self.config.block_out_channels),
+            len(self.unet.config.block_out_channels),
             self.config.groups,
+            temporal,
+            self.config.token_dim,
+            self.unet.time_embedding.linear_2.out_features,
         )
+        self.unet.time_embedding.register_forward_hook(self.temporal.note_embedding)
         self.temporal.to(memory_format=torch.channels_last)
         return self
 
+    def enable_checkpointing(self) -> "Denoiser":
+        """Gradient checkpointing: activations are computed again in the backward pass instead of kept."""
+        if self.temporal is None:
+            self.unet.enable_gradient_checkpointing()
+        else:
+            self.temporal.checkpointing = True
+            self.unet.enable_gradient_checkpointing(self.temporal.recompute)
+        return self
+
+    @property
+    def carries(self) -> bool:
+        """Whether unknown frames are filled with known ones."""
+        return self.temporal is not None and self.temporal.flow is not None
+
     def carry_by(self, autoencoder) -> "Denoiser":
         """Name the autoencoder by which known frames are carried to where driving brings them; see `carry`."""
-        self._carrier = [Carrier(autoencoder, self.flow)]
+        if self.carries:
+            self._carrier = [Carrier(autoencoder, self.flow)]
         return self
 
     @property
@@ -129,8 +150,10 @@ class Denoiser(nn.Module):
         return self.temporal.flow
 
     def carry(self, latents: Tensor, mask: Tensor, layout: Layout) -> Tensor:
-        """Unknown frames filled from known ones, [B, T, C, h, w]; mask [B, T] 1 for known, layout [B, T] for the
-        ego motion, which must be known (`Layout.driven`)."""
+        """Unknown frames filled from known ones, or with nothing (`TemporalConfig.carry`), [B, T, C, h, w]; mask [B, T]
+        1 for known, layout [B, T] for the ego motion, which must be known (`Layout.driven`)."""
+        if not self.carries:
+            return latents * mask.to(latents)[..., None, None, None]
         if not self._carrier:
             raise RuntimeError("name the autoencoder first: carry_by")
         return self._carrier[0](latents, mask.to(latents), layout.travel, layout.heading)
@@ -172,7 +195,8 @@ class Denoiser(nn.Module):
             out = self.unet(frames, steps, words, class_labels=told, return_dict=False)[0]
         else:
             features = None if context is None else context.features
-            with self.temporal.running(t, features, None if hint is None else hint.flatten(0, 1)):
+            hint = None if hint is None else hint.flatten(0, 1)
+            with self.temporal.running(t, features, hint, words if self.config.token_dim else None):
                 out = self.unet(frames, steps, words, class_labels=told, return_dict=False)[0]
         return out.unflatten(0, (b, t))
 
@@ -184,19 +208,3 @@ class Denoiser(nn.Module):
         planes = (context / scale[:, None, None]).flatten(0, 1).contiguous(memory_format=torch.channels_last)
         given = context[:, :, channels].amax((1, 2, 3))
         return Context(self.temporal.encode(planes), context[:, :, :channels], given)
-
-
-def temporal_sites(unet: UNet2DConditionModel) -> list[tuple[str, nn.Module, int, str]]:
-    """Where temporal layers go: a 3D convolution block after each residual block, temporal attention after each
-    spatial transformer, and one last layer after the output convolution."""
-    sites: list[tuple[str, nn.Module, int, str]] = []
-    for name, module in unet.named_modules():
-        leaf = name.split(".")
-        if len(leaf) < 2 or not leaf[-1].isdigit():
-            continue
-        if leaf[-2] == "resnets":
-            sites.append((name, module, module.conv2.out_channels, "conv"))  # type: ignore[union-attr, arg-type]
-        elif leaf[-2] == "attentions":
-            sites.append((name, module, module.out_channels or module.in_channels, "attention"))  # type: ignore
-    sites.append(("conv_out", unet.conv_out, unet.conv_out.out_channels, "head"))
-    return sites

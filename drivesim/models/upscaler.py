@@ -59,8 +59,9 @@ class Upscaler(Denoiser):
 
     def __init__(self, config: UpsamplerConfig) -> None:
         super().__init__(config)
+        self.tokens = None  # of layouts, which it knows nothing of
         self.codec = Codec(config.vae)
-        self.register_buffer("prompts", torch.zeros(2, config.prompt_tokens, self.unet.config.cross_attention_dim))
+        self.register_buffer("prompts", torch.zeros(2, config.prompt_tokens, config.token_dim))
 
     def prompted(self, negative: Tensor, frames: int) -> Tensor:
         """Embeddings [B, T, L, D] of the prompt, or where negative [B] of the negative one, for T frames each."""
@@ -135,7 +136,7 @@ def _resolve(config: UpsamplerConfig) -> UpsamplerConfig:
         planes=PIXELS,
         block_out_channels=list(unet["block_out_channels"]),
         groups=unet.get("norm_num_groups", 32),
-        token_dim=0,  # of layouts, which it knows nothing of
+        token_dim=unet.get("cross_attention_dim", 1280),  # of the prompt
         prior=0,
         filters=0,
         unet=unet,

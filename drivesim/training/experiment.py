@@ -10,6 +10,7 @@ from drivesim.diffusion.upsample import Upsample
 from drivesim.generation.samplers import SamplerConfig
 from drivesim.models.autoencoder import AutoencoderConfig
 from drivesim.models.denoiser import DenoiserConfig
+from drivesim.models.inflation import TemporalConfig
 from drivesim.models.upscaler import UpsamplerConfig
 
 
@@ -46,6 +47,8 @@ class StageConfig:
     accumulate: int = 1
     adversarial: float = 0.0  # autoencoder and decoder: weight of the patch discriminator
     kl: float = 1e-6  # kl autoencoder only
+    train_image: bool = False  # a temporal stage: the image layers are trained too, the paper's "end to end"
+    checkpointing: bool = False  # activations are computed again in the backward pass: less memory, a third more time
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 
 
@@ -67,6 +70,7 @@ class ExperimentConfig:
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     denoiser: DenoiserConfig = field(default_factory=DenoiserConfig)
     upsampler: UpsamplerConfig = field(default_factory=UpsamplerConfig)
+    temporal: TemporalConfig = field(default_factory=TemporalConfig)  # of keyframes, interpolation and upsampler
     image: Frames = field(default_factory=Frames)
     predict: Predict = field(default_factory=Predict)
     interpolate: Interpolate = field(default_factory=Interpolate)

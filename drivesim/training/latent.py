@@ -22,7 +22,8 @@ def step_generator(module: pl.LightningModule, seed: int, batch_idx: int) -> tor
 class LatentVideoDiffusion(pl.LightningModule):
     """batch -> task -> noise -> denoise -> loss.
 
-    With a temporal task the image network stays frozen and only the temporal layers are optimised and saved.
+    With a temporal task the image network stays frozen and only the temporal layers are optimised and saved, unless
+    `stage.train_image`.
     """
 
     def __init__(
@@ -77,5 +78,6 @@ class LatentVideoDiffusion(pl.LightningModule):
         )
 
     def result(self) -> dict[str, torch.Tensor]:
-        """What the stage adds to a bundle: the image network, or the temporal layers alone."""
-        return (self.denoiser.temporal or self.denoiser).state_dict()
+        """What the stage adds to a bundle: the temporal layers alone, or all that was trained."""
+        temporal = self.denoiser.temporal
+        return (self.denoiser if temporal is None or self.stage.train_image else temporal).state_dict()

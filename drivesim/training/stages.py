@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -24,6 +25,7 @@ from drivesim.machine import probe
 from drivesim.models.autoencoder import Autoencoder, AutoencoderConfig, PatchAutoencoder
 from drivesim.models.conditioning import label_features, rasterise
 from drivesim.models.denoiser import Denoiser, DenoiserConfig
+from drivesim.models.inflation import TemporalConfig
 from drivesim.models.motion import SceneFlow, measured_flow
 from drivesim.models.upscaler import UpsamplerConfig, load_upscaler, read_schedules
 from drivesim.training.experiment import ExperimentConfig, StageConfig
@@ -275,8 +277,9 @@ def _latent_run(
             f"config.denoiser.channels is {denoiser.config.channels} but the autoencoder has {channels}; set them alike"
         )
     if task.temporal:
-        denoiser.inflate(channels + task.context_channels).carry_by(work.autoencoder)
-        denoiser.flow.load_state_dict(work.flow.state_dict())
+        _inflate(work, stage, denoiser, channels + task.context_channels, specs[0].frames).carry_by(work.autoencoder)
+        if denoiser.carries:
+            denoiser.flow.load_state_dict(work.flow.state_dict())
     mirrored = work.mirrored_latents if stage.augment.flip else None
     data, validation = work.data(work.latents, specs, stage, mirrored=mirrored)
     grid = LatentGrid(
@@ -296,11 +299,15 @@ def _upsample_run(
     specs = work.specs["upsample_temporal" if task.temporal else "upsample"]
     data, validation = work.data(work.patches(), specs, stage, work.experiment.data.workers)
     if task.temporal:
-        denoiser.inflate(0)
+        _inflate(work, stage, denoiser, 0, stage.frames)
     else:
         task = replace(task, residual_std=_residual_std(task, denoiser, validation))
     grid = UpsampleGrid(validation[0], schedule, task, work.experiment.sampler)
     return _diffusion_run(work, stage, denoiser, task, data, validation, grid, schedule)
+
+
+def _inflate(work: Workspace, stage: StageConfig, denoiser: Denoiser, context: int, frames: int) -> Denoiser:
+    return denoiser.inflate(context, replace(work.experiment.temporal, frames=frames), freeze=not stage.train_image)
 
 
 def _diffusion_run(
@@ -314,8 +321,12 @@ def _diffusion_run(
     schedule: ScheduleConfig,
 ) -> StageRun:
     """Every diffusion stage: the one module, its task, and the config that rebuilds both."""
+    if stage.checkpointing:
+        denoiser.enable_checkpointing()
     module = LatentVideoDiffusion(denoiser, task, Diffusion(schedule), stage, work.seed, validation, grid)
-    config = {"model": to_dict(denoiser.config), "task": to_dict(task), "schedule": to_dict(schedule)}
+    config: dict[str, Any] = {"model": to_dict(denoiser.config), "task": to_dict(task), "schedule": to_dict(schedule)}
+    if denoiser.temporal is not None:
+        config |= {"temporal": to_dict(denoiser.temporal.config), "image_trained": stage.train_image}
     return StageRun(module, data, config)
 
 
@@ -348,8 +359,10 @@ def load_denoiser(bundle: Bundle, stage: str) -> Denoiser:
     image_stage = {"keyframes": "image", "interpolate": "image", "upsample_temporal": "upsample"}.get(stage, stage)
     denoiser = bundle.network(image_stage, UpsamplerConfig if image_stage == "upsample" else DenoiserConfig)
     if image_stage != stage:
+        config = bundle.config(stage)
         context: int = bundle.value(stage, "task", TASKS[stage]).context_channels
-        denoiser.inflate(denoiser.config.channels + context if context else 0)
+        temporal = bundle.value(stage, "temporal", TemporalConfig) if "temporal" in config else None  # none before 0.2
+        denoiser.inflate(denoiser.config.channels + context if context else 0, temporal)
         assert denoiser.temporal is not None
-        bundle.load(stage, denoiser.temporal)
+        bundle.load(stage, denoiser if config.get("image_trained") else denoiser.temporal)
     return denoiser.eval()

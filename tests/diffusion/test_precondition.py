@@ -29,6 +29,7 @@ def network(answer):
     class Network:
         latent_std = SPREAD
         prior = None
+        carries = True
 
         def __call__(self, z, timestep, planes, tokens, context, hint, level):
             return answer(z, hint)

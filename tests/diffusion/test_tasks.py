@@ -1,6 +1,5 @@
 """What the tasks make of a batch, against examples by hand."""
 
-
 import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
@@ -23,6 +22,8 @@ def generator(seed: int = 0) -> torch.Generator:
 
 class Still:
     """A denoiser that knows nothing but how to carry: the last known frame as it is, whatever the layout says."""
+
+    carries = True
 
     def carry(self, latents, mask, layout):
         filled, last = [], torch.zeros_like(latents[:, 0])

@@ -15,7 +15,15 @@ from drivesim.generation.samplers import SamplerConfig, sample_upsampled, upsamp
 from drivesim.models.denoiser import DenoiserConfig
 from drivesim.models.upscaler import UpsamplerConfig, load_upscaler, read_schedules
 
-SIZES = [(64, 16, 4, 1), (64, 16, 0, 1), (50, 16, 4, 2), (128, 48, 16, 8), (17, 16, 15, 1), (16, 16, 4, 1), (9, 16, 4, 1)]
+SIZES = [
+    (64, 16, 4, 1),
+    (64, 16, 0, 1),
+    (50, 16, 4, 2),
+    (128, 48, 16, 8),
+    (17, 16, 15, 1),
+    (16, 16, 4, 1),
+    (9, 16, 4, 1),
+]
 
 
 @pytest.mark.parametrize(("size", "tile", "overlap", "align"), SIZES)
@@ -82,7 +90,8 @@ def test_portions_share_the_predictions_of_the_frames_that_they_share():
 # Seams, by networks of random weights: they pad with zeros and normalise over what they see, so their answer depends on
 # where a tile ends.
 
-FEW = SamplerConfig(upsample_steps=2, upsample_noise=0.0, upsample_level=0)
+# No noise to start from: it would hide any step.
+FEW = SamplerConfig(upsample_steps=2, upsample_noise=0.0, upsample_level=0, upsample_temperature=0.0)
 SPACES = {
     "folded": Upsample(patch=8, filters=False, residual_std=0.3),
     "pixels": Upsample(patch=1, target="picture", filters=False, beside="bicubic", max_level=250),
@@ -119,30 +128,118 @@ def upsampler(space: str, folder) -> tuple:
 
 def scene(frames: int, height: int = 32, width: int = 64) -> torch.Tensor:
     """Smooth low-resolution frames [1, T, 3, h, w] that hardly change."""
-    y, x, t = torch.meshgrid(torch.arange(height) / height, torch.arange(width) / width, torch.arange(frames) / 40, indexing="ij")
+    y, x, t = torch.meshgrid(
+        torch.arange(height) / height, torch.arange(width) / width, torch.arange(frames) / 40, indexing="ij"
+    )
     waves = torch.stack([torch.sin(3 * x + y + t), torch.cos(2 * y - x + t), torch.sin(2 * x - y - t)])
     return (0.5 * waves).permute(3, 0, 1, 2)[None]
 
 
 def step_across(picture: torch.Tensor, border: int, cell: int) -> float:
-    """How much larger the step across column `border` is than those across the cells' borders around it, of a picture
-    [..., H, W]; away from the left and right edge."""
-    step = (picture[..., cell::cell] - picture[..., cell - 1 : -1 : cell]).abs().flatten(0, -2).mean(0)
+    """How much larger the step from cell to cell across column `border` is than those around it, of [..., H, W]."""
+    steps = (picture[..., cell:] - picture[..., :-cell]).abs().flatten(0, -2).mean(0).unflatten(0, (-1, cell)).mean(1)
     at = border // cell - 1
-    near = torch.cat([step[at - 4 : at], step[at + 1 : at + 5]])
-    return float(step[at] / near.mean())
+    return float(steps[at] / torch.cat([steps[at - 4 : at], steps[at + 1 : at + 5]]).mean())
 
 
-@pytest.mark.parametrize("space", ["folded", "pixels", "latents"])
+# Pixels that are compared across a border: neighbours, but of folded ones those of neighbouring cells, since a random
+# network's cells differ from each other within.
+APART = {"folded": 8, "pixels": 1, "latents": 1}
+
+
+@pytest.mark.parametrize("space", APART)
 def test_no_seam_shows_where_tiles_overlap_and_one_does_where_they_do_not(space, upscaler_folder):
     denoiser, schedule, task = upsampler(space, upscaler_folder)
     low = scene(2)
     noise = upsampling_noise(denoiser, task, tuple(low.shape), 0, 0)
-    noise = tuple(0.05 * part for part in noise)  # little of it, or it hides any step
 
-    def made(**changes) -> torch.Tensor:
-        return sample_upsampled(denoiser, schedule, task, low, *noise, replace(FEW, **changes))
+    def worst(borders: tuple[int, ...], **tiles) -> float:
+        picture = sample_upsampled(denoiser, schedule, task, low, *noise, replace(FEW, **tiles))
+        return max(step_across(picture, border, APART[space]) for border in borders)
 
-    print(space, step_across(made(), 128, task.patch), step_across(made(upsample_tile=32, upsample_overlap=0), 128, task.patch),
-        [step_across(made(upsample_tile=32, upsample_overlap=16), b, task.patch) for b in (64,128,192)])
-    assert 0
+    assert worst((128,), upsample_tile=32, upsample_overlap=0) > 1.3
+    assert worst((64, 128, 192), upsample_tile=32, upsample_overlap=16) < 1.25  # tiles begin and end there
+
+
+@pytest.mark.parametrize("space", APART)
+def test_portions_that_overlap_hide_their_border_and_others_do_not(space, upscaler_folder):
+    denoiser, schedule, task = upsampler(space, upscaler_folder)
+    low = scene(24, 16, 16)[0]
+
+    def worst(overlap: int) -> float:
+        """The largest step from frame to frame where portions of 8 meet, in steps of the three before and after."""
+        config = replace(FEW, upsample_portion_overlap=overlap)
+        made = torch.stack(list(cascade.upsample(denoiser, schedule, task, iter(low), 0, config)))
+        steps = made.diff(dim=0).abs().mean((1, 2, 3))
+        borders = [(8 - overlap) * k - 1 + overlap // 2 for k in (1, 2)]
+        return max(float(steps[b] / torch.cat([steps[b - 3 : b], steps[b + 1 : b + 4]]).mean()) for b in borders)
+
+    apart, joined, well_joined = (worst(overlap) for overlap in (0, 2, 4))
+    assert apart > 1.6
+    assert joined < 0.9 * apart
+    assert well_joined < 1.3
+
+
+def test_portions_that_overlap_give_each_frame_once_at_any_length():
+    denoiser, schedule, task = upsampler("folded", None)
+    low, config = scene(23, 8, 8)[0], replace(FEW, upsample_portion_overlap=2, upsample_temperature=1.0)
+    low = low + torch.arange(23)[:, None, None, None] / 50
+    full = list(cascade.upsample(denoiser, schedule, task, iter(low), 0, config))
+    for length in (0, 1, 6, 7, 8, 9, 14, 15, 20, 23):
+        made = list(cascade.upsample(denoiser, schedule, task, iter(low[:length]), 0, config))
+        assert len(made) == length
+        whole = 6 * ((length - 8) // 6 + 1) if length >= 8 else 0  # a shorter last portion is another clip
+        for a, b in zip(made[:whole], full[:whole], strict=True):
+            assert_close(a, b, atol=1e-5, rtol=0)
+
+
+def test_noise_belongs_to_a_frame_whatever_the_portions():
+    denoiser, _, task = upsampler("pixels", None)
+    noise = cascade.FrameNoise(denoiser, task, 3, 8)
+    first, second = noise.of(0, torch.zeros(1, 8, 3, 8, 8)), noise.of(6, torch.zeros(1, 8, 3, 8, 8))
+    for before, after in zip(first, second, strict=True):
+        assert torch.equal(before[:, 6:], after[:, :2])
+        assert not torch.equal(before[:, :2], after[:, 2:4])
+
+
+class Widest(torch.nn.Module):
+    """Hooked onto a network: the most cells that it ever saw at once."""
+
+    def __init__(self, network: torch.nn.Module) -> None:
+        super().__init__()
+        self.cells, self.frames = 0, 0
+        network.register_forward_pre_hook(self.see)
+
+    def see(self, module: torch.nn.Module, inputs: tuple) -> None:
+        self.cells = max(self.cells, inputs[0].shape[-2] * inputs[0].shape[-1])
+        self.frames = max(self.frames, len(inputs[0]))
+
+
+@pytest.mark.parametrize("space", ["pixels", "latents"])
+def test_a_network_never_sees_more_than_a_tile_of_a_portion(space, upscaler_folder):
+    denoiser, schedule, task = upsampler(space, upscaler_folder)
+    seen, config = Widest(denoiser.unet), replace(FEW, upsample_tile=16, upsample_overlap=4, upsample_steps=1)
+    decoded = Widest(denoiser.codec.vae.decoder) if space == "latents" else None
+    for frames, height, width in ((8, 16, 32), (20, 16, 32), (8, 32, 32)):
+        list(cascade.upsample(denoiser, schedule, task, iter(scene(frames, height, width)[0]), 0, config))
+    assert seen.frames == 8
+    assert seen.cells == (16 * 4 // task.patch) ** 2
+    assert decoded is None or (decoded.frames, decoded.cells) == (1, 16**2)
+
+
+@pytest.mark.parametrize(
+    ("space", "size", "changes", "told"),
+    [
+        ("folded", (9, 16), {}, "9x16 does not become whole cells of 8 pixels at 4 times the size; crop it to multiples of 2"),
+        ("folded", (2, 16), {}, "2x16 is too small for the upsampler; give 4 or more"),
+        ("folded", (16, 16), {"upsample_tile": 6}, "upsample_tile=6, expected a multiple of 4"),
+        ("folded", (16, 16), {"upsample_portion_overlap": 8}, "upsample_portion_overlap=8, expected 0 to less than"),
+        ("pixels", (16, 16), {"upsample_level": 251}, "upsample_level=251, the upsampler knows levels of noise from 0 to 250"),
+        ("latents", (1, 16), {}, "1x16 is too small for the upsampler; give 2 or more"),
+        ("latents", (16, 16), {"upsample_tile": 16, "upsample_overlap": 16}, "upsample_overlap=16, expected 0 to less"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_upsampled_is_told(space, size, changes, told, upscaler_folder):
+    denoiser, schedule, task = upsampler(space, upscaler_folder)
+    with pytest.raises(UserError, match=told):
+        list(cascade.upsample(denoiser, schedule, task, iter(scene(2, *size)[0]), 0, replace(FEW, **changes)))

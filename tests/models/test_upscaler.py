@@ -17,7 +17,7 @@ from drivesim.errors import UserError
 from drivesim.generation import samplers
 from drivesim.generation.samplers import SamplerConfig, sample_upsampled, upsampling_noise
 from drivesim.machine import Machine
-from drivesim.models.upscaler import Upscaler, UpsamplerConfig, encode_prompts, load_upscaler, read_schedules
+from drivesim.models.upscaler import UpsamplerConfig, Upscaler, encode_prompts, load_upscaler, read_schedules
 
 PROMPTS = ["a street", "blurred"]
 
@@ -41,7 +41,9 @@ def theirs(upscaler_folder) -> StableDiffusionUpscalePipeline:
 
 @pytest.fixture(scope="module")
 def ours(upscaler_folder) -> Upscaler:
-    return load_upscaler(UpsamplerConfig(pretrained=str(upscaler_folder), prompt=PROMPTS[0], negative_prompt=PROMPTS[1]))
+    return load_upscaler(
+        UpsamplerConfig(pretrained=str(upscaler_folder), prompt=PROMPTS[0], negative_prompt=PROMPTS[1])
+    )
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +66,9 @@ def test_one_frame_is_what_diffusers_own_pipeline_makes_of_it(
     if inflated:
         ours = load_upscaler(ours.config, ours.prompts).inflate(0).eval()
         for name, weight in ours.temporal.named_parameters():  # the layers say something, and alpha = 1 ignores it
-            torch.nn.init.constant_(weight, torch.inf) if name.endswith("merge.logit") else torch.nn.init.normal_(weight)
+            torch.nn.init.constant_(weight, torch.inf) if name.endswith("merge.logit") else torch.nn.init.normal_(
+                weight
+            )
     low = torch.rand(1, 1, 3, 8, 12, generator=torch.Generator().manual_seed(5)) * 2 - 1
     latents, _ = upsampling_noise(ours, task, tuple(low.shape), 0, 0)
     drawn = torch.randn(1, 3, 8, 12, generator=torch.Generator().manual_seed(9))  # as the pipeline draws it
@@ -110,9 +114,12 @@ def test_it_is_trained_on_the_latents_of_the_full_resolution_at_levels_it_knows(
     assert problem.planes.shape == (6, 2, 3, 4, 4)
     assert problem.level.max() <= 350
     assert problem.tokens.shape == (6, 2, 16, 24)
-    assert replace(task, drop_prompt=1.0).pose(
-        Batch(high, Layout.unknown(6, 2), torch.zeros(6)), ours, torch.Generator()
-    ).tokens.eq(ours.prompts[1]).all()
+    assert (
+        replace(task, drop_prompt=1.0)
+        .pose(Batch(high, Layout.unknown(6, 2), torch.zeros(6)), ours, torch.Generator())
+        .tokens.eq(ours.prompts[1])
+        .all()
+    )
 
 
 @pytest.fixture
@@ -127,7 +134,7 @@ def change(folder: Path, file: str, **values) -> None:
 
 
 def refused(folder: Path, told: str) -> None:
-    with pytest.raises(UserError, match=told) as caught:
+    with pytest.raises(UserError, match=told) as caught:  # noqa: PT012, as a stage reads it
         read_schedules(folder)
         load_upscaler(UpsamplerConfig(pretrained=str(folder)))
     assert "\n" not in str(caught.value)

@@ -96,6 +96,24 @@ def test_a_temporal_stage_saves_temporal_layers_alone_and_leaves_the_image_netwo
     assert same(network, trained.weights(image))
 
 
+def test_image_layers_that_are_trained_too_are_kept_with_the_stage(trained, without):
+    run = without("keyframes")
+    options = ("train_image=true", "checkpointing=true")
+    run.train(
+        "stage=keyframes",
+        "config.temporal.attention=transformer",
+        "config.temporal.noise_level=true",
+        *(f"config.stages.keyframes.{option}" for option in options),
+    )
+    denoiser = load_denoiser(Bundle(run.bundle), "keyframes")
+    assert run.weights("keyframes").keys() == denoiser.state_dict().keys()
+    changed = [not torch.equal(w, denoiser.state_dict()[name]) for name, w in trained.weights("image").items()]
+    assert sum(changed) > 0.8 * len(changed)
+    assert same(load_denoiser(Bundle(run.bundle), "image").state_dict(), trained.weights("image"))
+    frozen = load_denoiser(Bundle(run.bundle), "interpolate")  # is of the image network as it was
+    assert torch.equal(frozen.unet.conv_in.weight, trained.weights("image")["unet.conv_in.weight"])
+
+
 def test_the_decoder_stage_saves_temporal_layers_alone_and_leaves_the_image_decoder(trained):
     autoencoder = load_autoencoder(Bundle(trained.bundle), decoder=True)
     assert trained.weights("decoder").keys() == autoencoder.temporal.state_dict().keys()
