@@ -97,14 +97,18 @@ def windows(parts: list[tuple[int, int]], size: int, scale: float) -> list[Tenso
 
 
 class Stitch:
-    """Portions of a video that overlap by `overlap` frames, sampled one after the other.
+    """Portions of a video, `portion` frames each, that overlap by `overlap` frames, sampled one after the other.
 
     The predictions for the frames at the end of a portion are kept, one a step, and averaged into those of the next
     portion for the same frames, whose noise is the same. A deterministic sampler is linear in them: what comes out is
     the cross-fade of both portions, and the frames after it were made beside it. Kept are `overlap` frames a step.
+
+    raises  UserError for a portion that is not longer than the overlap
     """
 
-    def __init__(self, overlap: int) -> None:
+    def __init__(self, portion: int, overlap: int) -> None:
+        if not 0 <= overlap < portion:
+            raise UserError(f"upsample_portion_overlap={overlap}, expected 0 to less than upsample_portion={portion}")
         self.overlap = overlap
         self._before: list[Tensor] = []
 

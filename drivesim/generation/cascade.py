@@ -138,7 +138,7 @@ def upsample(
     """Full-resolution frames [3, H, W] of low-resolution ones, in portions of 8 frames (paper, section 3.4), of which
     each may share some with the next. Noise belongs to a frame."""
     portion, overlap = config.upsample_portion, config.upsample_portion_overlap
-    stitch, noises = Stitch(overlap), FrameNoise(denoiser, task, seed, portion)
+    stitch, noises = Stitch(portion, overlap), FrameNoise(denoiser, task, seed, portion)
     chunk, first = list(islice(frames, portion)), 0
     while chunk:
         low = torch.stack(chunk)[None]

@@ -35,6 +35,7 @@ SAMPLERS = ("ddim", "dpm++")
 UPSAMPLERS = ("diffusion", "bicubic", "none")
 STEPS = ("keyframe_steps", "interpolate_steps", "upsample_steps")
 GUIDANCE = ("layout_guidance", "context_guidance")
+TILING = ("upsample_tile", "upsample_overlap", "upsample_portion", "upsample_portion_overlap")
 MAX_SECONDS = 24 * 3600.0
 SHEET_FRAMES, SHEET_COLUMNS, SHEET_WIDTH = 12, 4, 384  # a sheet that fits a screen, pixels a frame
 
@@ -64,6 +65,12 @@ class GenerateConfig:
     upsample_steps: int | None = option(None, "denoising steps of the upsampler")
     layout_guidance: float | None = option(None, "how strongly the layout steers; 1 is unguided")
     context_guidance: float | None = option(None, "how strongly the start steers; 1 is unguided")
+    upsample_tile: int | None = option(
+        None, "low-resolution pixels, each way, upsampled at once; 0: all. Bounds memory"
+    )
+    upsample_overlap: int | None = option(None, "low-resolution pixels that neighbouring tiles share")
+    upsample_portion: int | None = option(None, "frames upsampled at once")
+    upsample_portion_overlap: int | None = option(None, "frames that a portion shares with the next")
     draw_boxes: bool = option(False, "draw the asked boxes and labels onto the video")
     contact_sheet: bool = option(True, "write OUT.png")
 
@@ -80,7 +87,8 @@ def main(argv: Sequence[str]) -> None:
     from drivesim.generation.pipeline import DrivingPipeline
 
     pipeline = DrivingPipeline.from_pretrained(config.bundle, upsampler=config.upsampler == "diffusion")
-    chosen = {name: value for name in ("sampler", *STEPS, *GUIDANCE) if (value := getattr(config, name)) is not None}
+    names = ("sampler", *STEPS, *GUIDANCE, *TILING)
+    chosen = {name: value for name in names if (value := getattr(config, name)) is not None}
     pipeline.config = replace(pipeline.config, **chosen)
     layout = _layout(config, timed, pipeline)
     start = load_start(config.start, pipeline.height, pipeline.width, pipeline.key_fps, config.start_time)

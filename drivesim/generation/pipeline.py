@@ -16,7 +16,7 @@ from drivesim.diffusion.tasks import Interpolate, Predict
 from drivesim.diffusion.upsample import Upsample
 from drivesim.errors import UserError
 from drivesim.generation import cascade
-from drivesim.generation.samplers import SamplerConfig, upsampling_tiles
+from drivesim.generation.samplers import SamplerConfig, check_upsampling
 from drivesim.machine import probe
 from drivesim.models.autoencoder import Autoencoder
 from drivesim.models.denoiser import Denoiser
@@ -159,7 +159,7 @@ class DrivingPipeline:
         """Frames [3, H, W] in [-1, 1] of low-resolution ones. raises UserError, before the first, if it cannot be"""
         if self.upsampler is None:
             raise UserError("this pipeline was loaded without its upsampler; use upsampler=bicubic")
-        upsampling_tiles(self.upsampler, self.upsample, self.low_height, self.low_width, self.config)
+        check_upsampling(self.upsampler, self.upsample, self.low_height, self.low_width, self.config)
         schedule = self.upsample_schedule or self.schedule
         return cascade.upsample(self.upsampler, schedule, self.upsample, low, seed, self.config)
 

@@ -157,11 +157,16 @@ def upsampling_tiles(denoiser: Denoiser, task: Upsample, height: int, width: int
             f"{task.factor} times the size; crop it to multiples of {math.lcm(space.patch, task.factor) // task.factor}"
         )
     align = math.lcm(space.patch * halved, task.factor) // task.factor
-    if not 0 <= (shared := config.upsample_portion_overlap) < (portion := config.upsample_portion):
-        raise UserError(f"upsample_portion_overlap={shared}, expected 0 to less than upsample_portion={portion}")
     if min(height, width) < align:
         raise UserError(f"a low resolution of {height}x{width} is too small for the upsampler; give {align} or more")
     return Tiles(height, width, config.upsample_tile, config.upsample_overlap, align)
+
+
+def check_upsampling(denoiser: Denoiser, task: Upsample, height: int, width: int, config: SamplerConfig) -> None:
+    """raises UserError unless frames of height x width can be upsampled as `config` says"""
+    upsampling_tiles(denoiser, task, height, width, config)
+    task.chosen_level(config.upsample_noise, config.upsample_level)
+    Stitch(config.upsample_portion, config.upsample_portion_overlap)
 
 
 def _denoise_tiles(

