@@ -1,7 +1,4 @@
-"""The upsampler's two stages, in pixels as in the paper and in the latents of a pretrained upscaler, and what they make.
-
-Both are the ordinary stages under another configuration.
-"""
+"""The upsampler's two stages, in pixels as in the paper and in the latents of a pretrained upscaler, to video."""
 
 import json
 import shutil
@@ -46,13 +43,12 @@ def words(upscaler_folder) -> dict[str, list[str]]:
 
 @pytest.fixture(scope="module")
 def runs(trained, run_in, tmp_path_factory, words):
-    """By kind, a copy of the trained run with both stages trained that way. Not to be changed by a test."""
-    made = {}
-    for kind, options in words.items():
-        made[kind] = run_in(tmp_path_factory.mktemp(kind) / "out")
-        shutil.copytree(trained.out, made[kind].out)
-        for stage in ("upsample", "upsample_temporal"):
-            made[kind].train(f"stage={stage}", "overwrite=true", *options)
+    """By kind, a run with both stages trained that way. Not to be changed by a test."""
+    made = {kind: run_in(tmp_path_factory.mktemp(kind) / "out") for kind in words}
+    shutil.copytree(trained.out, made["paper"].out)
+    for stage in ("upsample", "upsample_temporal"):
+        made["paper"].train(f"stage={stage}", "overwrite=true", *words["paper"])
+    made["latents"].train(*words["latents"])  # of another working resolution, so all of it
     return made
 
 
