@@ -16,7 +16,8 @@ def velocity_loss(denoiser: Denoiser, problem: Problem, diffusion: Diffusion, ge
     noise = torch.randn(x.shape, generator=generator).to(x)
     context = None if problem.context is None else denoiser.encode_context(problem.context)
     noisy = diffusion.add_noise(x, noise, timestep)
-    predicted = predict_velocity(denoiser, diffusion, noisy, timestep, problem.planes, problem.tokens, context)
+    told = problem.planes, problem.tokens, context, problem.level
+    predicted = predict_velocity(denoiser, diffusion, noisy, timestep, *told)
     error = (predicted - diffusion.velocity(x, noise, timestep)).square().mean((2, 3, 4))
     error = error * diffusion.weight(timestep)[:, None]
     return (error * problem.weight).sum() / problem.weight.sum().clamp_min(1)

@@ -27,6 +27,7 @@ def predict_velocity(
     planes: Tensor,
     tokens: Tensor | None = None,
     context: Context | None = None,
+    level: Tensor | None = None,
 ) -> Tensor:
     """Velocity [B, T, C, h, w] of noisy latents z at timesteps [B]; the rest as in `Denoiser.forward`."""
     alpha, sigma = diffusion.coefficients(timestep, z)
@@ -42,7 +43,7 @@ def predict_velocity(
     if context is not None and denoiser.carries:  # the right answer if the unknown frames were the carried ones
         hint = ((centre - context.held) / left).clamp(-HINT_LIMIT, HINT_LIMIT)
         hint = hint * context.given.to(z)[:, None, None, None, None]
-    answer = denoiser(z / norm, timestep, planes, tokens, context, hint).float()
+    answer = denoiser(z / norm, timestep, planes, tokens, context, hint, level).float()
     if epsilon:
         return diffusion.velocity_of(answer, z, timestep)
     return (alpha * z - centre + left * answer) / sigma

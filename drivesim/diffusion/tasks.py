@@ -5,7 +5,6 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from drivesim.clip import Layout
@@ -13,13 +12,11 @@ from drivesim.diffusion.schedule import TIMESTEPS, Diffusion
 from drivesim.errors import UserError
 from drivesim.models.conditioning import drop
 from drivesim.models.conditions import chosen
-from drivesim.models.filters import EdgeFilters
 
 if TYPE_CHECKING:
     from drivesim.data.windows import Batch
     from drivesim.models.denoiser import Denoiser
 
-DETAIL_GAIN = 8.0  # brings differences of neighbouring pixels, about an eighth of their range, to unit size
 FLAGS = 3  # planes beside the known latents: the mask, the task's own flag, metres from the nearest known frame
 FAR_M = 10.0  # metres that count as 1
 
@@ -47,6 +44,7 @@ class Problem:
     tokens   [B, T, N, D] for cross-attention, or None
     context  [B, T, K, h, w] known frames with their flags for the context encoder, or None
     weight   [B, T] of each frame in the loss
+    level    [B] noise level of what is laid beside it, told to the network as an embedding; None where there is none
     """
 
     x: Tensor
@@ -54,6 +52,7 @@ class Problem:
     tokens: Tensor | None
     context: Tensor | None
     weight: Tensor
+    level: Tensor | None = None
 
 
 class Task(Protocol):
@@ -238,81 +237,6 @@ class Interpolate(Window):
         mask = torch.zeros(len(level), self.frames)
         mask[:, :: self.factor] = 1
         return self.told(Known(mask, level.float()))
-
-
-@dataclass
-class Upsample:
-    """What a bicubic enlargement misses of the full resolution (section 3.4): a pixel-space diffusion of the residual,
-    told the low-resolution frame, noise-augmented, and the level of that noise.
-
-    Pixels are folded `patch` x `patch` into channels (no information is lost), which puts the U-Net at 1/patch of the
-    resolution: what it costs a frame is what makes minutes of 512x1024 affordable.
-    """
-
-    factor: int = 4
-    patch: int = 8
-    residual_std: float = 0.1  # of the training data; divides the residual to unit size
-    max_noise: float = 0.1  # standard deviation of the noise augmentation in training, pixels in [-1, 1]
-    temporal: bool = False
-    context_channels: int = 0
-
-    @property
-    def channels(self) -> int:
-        return 3 * self.patch**2
-
-    @property
-    def planes(self) -> int:
-        """Of the low resolution on the denoiser's grid: its pixels, its detail, and the level of its noise."""
-        return 2 * 3 * (self.patch // self.factor) ** 2 + 1
-
-    def pose(
-        self, batch: "Batch", denoiser: "Denoiser", generator: torch.Generator, diffusion: Diffusion | None = None
-    ) -> Problem:
-        """batch.x [B, T, 3, H, W] full resolution."""
-        high = batch.x
-        low = self.shrink(high)
-        level = torch.rand(len(high), generator=generator).to(high) * self.max_noise
-        noise = torch.randn(low.shape, generator=generator).to(high)
-        base, planes = self.condition(low, level, noise, denoiser.filters)
-        return Problem(
-            self.fold(high - base) / self.residual_std,
-            planes,
-            None,
-            None,
-            torch.ones(high.shape[:2], device=high.device),
-        )
-
-    def condition(
-        self, low: Tensor, level: Tensor, noise: Tensor, filters: EdgeFilters | None
-    ) -> tuple[Tensor, Tensor]:
-        """low [B, T, 3, h, w], level [B], noise like low -> the base [B, T, 3, H, W] of the clean low resolution,
-        and the planes of the augmented one: its pixels, their difference from their surroundings, which
-        is what missing detail can be told from and would drown in the brightness otherwise, and the level."""
-        augmented = (low + level.view(-1, 1, 1, 1, 1) * noise).flatten(0, 1)
-        detail = (augmented - F.avg_pool2d(augmented, 5, 1, 2, count_include_pad=False)) * DETAIL_GAIN
-        seen = F.pixel_unshuffle(torch.cat([augmented, detail], 1), self.patch // self.factor)
-        seen = seen.unflatten(0, low.shape[:2])
-        flat = (level / self.max_noise).view(-1, 1, 1, 1, 1).expand(*seen.shape[:2], 1, *seen.shape[-2:])
-        return self.base(low, filters), torch.cat([seen, flat], 2)
-
-    def base(self, low: Tensor, filters: EdgeFilters | None) -> Tensor:
-        """What the residual is added to: the enlargement, and what least-squares filters know to be missing in it."""
-        enlarged = self.enlarge(low)
-        return enlarged if filters is None else enlarged + filters(low.flatten(0, 1)).unflatten(0, low.shape[:2])
-
-    def shrink(self, high: Tensor) -> Tensor:
-        """Area average, [B, T, 3, H, W] -> [B, T, 3, h, w]."""
-        return F.interpolate(high.flatten(0, 1), scale_factor=1 / self.factor, mode="area").unflatten(0, high.shape[:2])
-
-    def enlarge(self, low: Tensor) -> Tensor:
-        """Bicubic, [B, T, 3, h, w] -> [B, T, 3, H, W]."""
-        return F.interpolate(low.flatten(0, 1), scale_factor=self.factor, mode="bicubic").unflatten(0, low.shape[:2])
-
-    def fold(self, x: Tensor) -> Tensor:
-        return F.pixel_unshuffle(x.flatten(0, 1), self.patch).unflatten(0, x.shape[:2])
-
-    def unfold(self, x: Tensor) -> Tensor:
-        return F.pixel_shuffle(x.flatten(0, 1), self.patch).unflatten(0, x.shape[:2])
 
 
 def noised_context(

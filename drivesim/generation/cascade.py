@@ -6,7 +6,7 @@ no frame comes twice or is missing (paper, section 3.3: T frames become 4·(T - 
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
 import torch
@@ -15,8 +15,16 @@ from torch import Tensor
 from drivesim.clip import Layout
 from drivesim.diffusion.sampler import window_noise
 from drivesim.diffusion.schedule import ScheduleConfig
-from drivesim.diffusion.tasks import Interpolate, Predict, Upsample
-from drivesim.generation.samplers import SamplerConfig, sample_frames, sample_upsampled, sample_window
+from drivesim.diffusion.tasks import Interpolate, Predict
+from drivesim.diffusion.tiles import Stitch
+from drivesim.diffusion.upsample import Upsample
+from drivesim.generation.samplers import (
+    SamplerConfig,
+    sample_frames,
+    sample_upsampled,
+    sample_window,
+    upsampling_noise,
+)
 from drivesim.machine import probe
 from drivesim.models.autoencoder import Autoencoder
 from drivesim.models.denoiser import Denoiser
@@ -142,17 +150,45 @@ def upsample(
     frames: Iterator[Tensor],
     seed: int,
     config: SamplerConfig,
-    portion: int = 8,
 ) -> Iterator[Tensor]:
-    """Full-resolution frames [3, H, W] of low-resolution ones, in portions of 8 frames (paper, section 3.4)."""
-    number = 0
-    while chunk := list(islice(frames, portion)):
+    """Full-resolution frames [3, H, W] of low-resolution ones, in portions of 8 frames (paper, section 3.4), of which
+    each may share some with the next. Noise belongs to a frame."""
+    portion, overlap = config.upsample_portion, config.upsample_portion_overlap
+    stitch, noises = Stitch(portion, overlap), FrameNoise(denoiser, task, seed, portion)
+    chunk, first = list(islice(frames, portion)), 0
+    while chunk:
         low = torch.stack(chunk)[None]
-        h, w = low.shape[-2] * task.factor // task.patch, low.shape[-1] * task.factor // task.patch
-        # The noise of a whole portion, so that the frames of a short last one get what they always get.
-        noise = window_noise((1, portion, task.channels, h, w), seed, UPSAMPLE, number)[:, : len(chunk)]
-        yield from sample_upsampled(denoiser, schedule, task, low, noise, config)[0]
-        number += 1
+        noise = noises.of(first, low)
+        made = sample_upsampled(denoiser, schedule, task, low, *noise, config, stitch)[0]
+        yield from made[: portion - overlap]
+        more = list(islice(frames, portion - overlap))
+        if not more:  # then nothing comes that shares the rest
+            yield from made[portion - overlap :]
+        chunk, first = (chunk[portion - overlap :] + more if more else []), first + portion - overlap
+
+
+@dataclass
+class FrameNoise:
+    """Noise of every frame of an endless video, drawn a portion of frames at a time, from (seed, frame) alone."""
+
+    denoiser: Denoiser
+    task: Upsample
+    seed: int
+    portion: int
+    drawn: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+    def of(self, first: int, low: Tensor) -> tuple[Tensor, Tensor]:
+        """That of low [1, T, 3, h, w], whose first frame has this number, as `upsampling_noise` gives it."""
+        numbers = range(first // self.portion, (first + low.shape[1] - 1) // self.portion + 1)
+        shape = (1, self.portion, *low.shape[2:])
+        self.drawn = {n: self.drawn.get(n) or self._draw(shape, n) for n in numbers}
+        start = first - numbers[0] * self.portion
+        both = zip(*self.drawn.values(), strict=True)
+        noise, low_noise = (torch.cat(parts, 1)[:, start : start + low.shape[1]] for parts in both)
+        return noise, low_noise
+
+    def _draw(self, shape: tuple[int, ...], number: int) -> tuple[Tensor, Tensor]:
+        return upsampling_noise(self.denoiser, self.task, shape, self.seed, UPSAMPLE, number)
 
 
 def enlarge(task: Upsample, frames: Iterator[Tensor]) -> Iterator[Tensor]:

@@ -38,6 +38,7 @@ SPACINGS = ("trailing", "leading")
 UPSAMPLERS = ("diffusion", "bicubic", "none")
 STEPS = ("keyframe_steps", "interpolate_steps", "upsample_steps")
 GUIDANCE = ("layout_guidance", "context_guidance", "interpolate_guidance")
+TILING = ("upsample_tile", "upsample_overlap", "upsample_portion", "upsample_portion_overlap")
 SHARES = ("eta", "guidance_low", "guidance_high", "guidance_rescale")
 ALWAYS_TOLD = ("speed", "turn", "tracks")  # by a layout, whether the model listens or not; driving steers anyway
 ASKED = ("night", "crowdedness", "weather", "text")  # options that only a model can follow that is told of them
@@ -81,6 +82,12 @@ class GenerateConfig:
     guidance_rescale: float | None = option(None, "0 to 1, how far guided answers get the contrast of unguided ones")
     spacing: str | None = option(None, f"of the denoising steps, one of {', '.join(SPACINGS)}")
     eta: float | None = option(None, "noise drawn in every step of sampler=ddim: 0 none, 1 as much as ddpm")
+    upsample_tile: int | None = option(
+        None, "low-resolution pixels, each way, upsampled at once; 0: all. Bounds memory"
+    )
+    upsample_overlap: int | None = option(None, "low-resolution pixels that neighbouring tiles share")
+    upsample_portion: int | None = option(None, "frames upsampled at once")
+    upsample_portion_overlap: int | None = option(None, "frames that a portion shares with the next")
     draw_boxes: bool = option(False, "draw the asked boxes and labels onto the video")
     contact_sheet: bool = option(True, "write OUT.png")
 
@@ -97,7 +104,7 @@ def main(argv: Sequence[str]) -> None:
     from drivesim.generation.pipeline import DrivingPipeline
 
     pipeline = DrivingPipeline.from_pretrained(config.bundle, upsampler=config.upsampler == "diffusion")
-    names = ("sampler", "spacing", "guidance", *STEPS, *GUIDANCE, *SHARES)
+    names = ("sampler", "spacing", "guidance", *STEPS, *GUIDANCE, *SHARES, *TILING)
     chosen = {name: value for name in names if (value := getattr(config, name)) is not None}
     pipeline.config = replace(pipeline.config, **chosen)
     layout = _layout(config, timed, pipeline)

@@ -1,6 +1,7 @@
 """How each trained denoiser is sampled: what it is told, and with which guidance. Used by the cascade and by training's
 sample grids alike. What they are given may lie anywhere; what they make lies where the denoiser does."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -10,14 +11,17 @@ from torch import Tensor
 from drivesim.clip import Layout
 from drivesim.diffusion.guidance import Interval, Term, guided
 from drivesim.diffusion.precondition import predict_velocity
-from drivesim.diffusion.sampler import Denoise, continuing, sample
+from drivesim.diffusion.sampler import Denoise, continuing, sample, window_noise
 from drivesim.diffusion.schedule import TIMESTEPS, Diffusion, ScheduleConfig
 from drivesim.diffusion.solvers import check_solver
-from drivesim.diffusion.tasks import Known, Upsample, context_planes, noised_context
+from drivesim.diffusion.tasks import Known, context_planes, noised_context
+from drivesim.diffusion.tiles import Crop, Stitch, Tiles
+from drivesim.diffusion.upsample import Upsample, space_of
 from drivesim.errors import UserError
 from drivesim.machine import probe
 from drivesim.models.conditions import CONDITIONS, check_known, without
 from drivesim.models.denoiser import Context, Denoiser
+from drivesim.models.upscaler import Upscaler
 
 
 @dataclass
@@ -32,7 +36,13 @@ class SamplerConfig:
     layout_guidance: float = 1.5  # classifier-free guidance of boxes and labels, image LDM and keyframes
     guidance: dict[str, float] = field(default_factory=dict)  # the same of single conditions by name, on top of it
     context_guidance: float = 1.0  # paper, section 3.2; 1 is off, since it doubles the cost of a keyframe
-    upsample_noise: float = 0.02  # noise augmentation at sampling time
+    upsample_noise: float = 0.02  # noise augmentation at sampling time; where it is told as a timestep:
+    upsample_level: int = 20
+    upsample_guidance: float = 1.0  # of a latent upscaler's prompt, away from its negative one; 1 is off
+    upsample_tile: int = 0  # low-resolution pixels, each way, that are made at once, which bounds the memory; 0: all
+    upsample_overlap: int = 16  # low-resolution pixels that neighbouring tiles share
+    upsample_portion: int = 8  # frames that are made at once (paper, section 3.4)
+    upsample_portion_overlap: int = 0  # frames that one portion shares with the next; 2 hide the border between them
     temperature: float = 1.0  # scales the noise that sampling starts from; below 1: less variety, less noise left
     detail: float = 0.0  # further scales it by spread^detail in channels that spread less than 1, fine detail mostly:
     # a model of little training tells structure from noise long before it tells detail from noise
@@ -64,12 +74,26 @@ class SamplerConfig:
         spread = denoiser.latent_std.to(noise).clamp_max(1.0)
         return self.temperature * spread[:, None, None] ** self.detail * noise
 
-    def guided(self, denoiser: Denoiser, schedule: ScheduleConfig, told: "Told", terms: Sequence[Term]) -> Denoise:
-        """The denoiser told everything, guided by `terms` as configured."""
+    def guided(
+        self,
+        denoiser: Denoiser,
+        schedule: ScheduleConfig,
+        told: "Told",
+        terms: Sequence[Term],
+        tiles: Tiles | None = None,
+    ) -> Denoise:
+        """The denoiser told everything, guided by `terms` as configured, tile by tile where there are `tiles`."""
         diffusion = Diffusion(schedule)
 
         def answer(z: Tensor, timestep: Tensor, told: Told) -> Tensor:
-            return predict_velocity(denoiser, diffusion, z, timestep, told.planes, told.tokens, told.context)
+            if tiles is None:
+                return predict_velocity(denoiser, diffusion, z, timestep, told.planes, told.tokens, told.context)
+
+            def part(crop: Crop) -> Tensor:
+                seen = crop.of(z), timestep, crop.of(told.planes), told.tokens
+                return predict_velocity(denoiser, diffusion, *seen, level=told.level)
+
+            return tiles.blend(part)
 
         interval = Interval(self.guidance_low, self.guidance_high)
         return guided(answer, told, terms, interval, self.guidance_rescale, self.guidance_batched)
@@ -96,6 +120,7 @@ class Told:
     planes: Tensor
     tokens: Tensor | None = None
     context: Context | None = None
+    level: Tensor | None = None
 
 
 @torch.no_grad()
@@ -170,20 +195,76 @@ def layout_terms(denoiser: Denoiser, layout: Layout, told: Told, config: Sampler
 
 @torch.no_grad()
 def sample_upsampled(
-    denoiser: Denoiser, schedule: ScheduleConfig, task: Upsample, low: Tensor, noise: Tensor, config: SamplerConfig
+    denoiser: Denoiser,
+    schedule: ScheduleConfig,
+    task: Upsample,
+    low: Tensor,
+    noise: Tensor,
+    low_noise: Tensor,
+    config: SamplerConfig,
+    stitch: Stitch | None = None,
 ) -> Tensor:
-    """low [B, T, 3, h, w] in [-1, 1] -> [B, T, 3, h·factor, w·factor]; noise [B, T, C, H/patch, W/patch]."""
-    low, noise = low.to(_device(denoiser)), noise.to(_device(denoiser))
+    """low [B, T, 3, h, w] in [-1, 1] -> [B, T, 3, h·factor, w·factor], tile by tile.
+
+    noise, low_noise  from `upsampling_noise`
+    stitch            joins this portion of a video to the one before
+    raises            UserError for tiles that make no sense, or too small a low resolution
+    """
+    device, (height, width) = _device(denoiser), low.shape[-2:]
+    low, noise, low_noise = low.to(device), noise.to(device), low_noise.to(device)
+    tiles = upsampling_tiles(denoiser, task, height, width, config)
+    space = space_of(task, denoiser)
     with probe().autocast():
-        level = torch.full((len(low),), config.upsample_noise, device=low.device)
-        # The first channels of the residual's noise serve as the noise of the augmentation, unfolded to white noise of
-        # the low resolution as in training: no second draw to keep.
-        fold = task.patch // task.factor
-        spare = torch.nn.functional.pixel_shuffle(noise[:, :, : 3 * fold**2].flatten(0, 1), fold)
-        base, planes = task.condition(low, level, spare.unflatten(0, low.shape[:2]), denoiser.filters)
-        denoise = config.guided(denoiser, schedule, Told(planes), [])
-        residual = config.sample(denoise, config.upsample_temperature * noise, noise, schedule, config.upsample_steps)
-    return (base + task.unfold(residual * task.residual_std)).clamp(-1, 1)
+        level = task.chosen_level(config.upsample_noise, config.upsample_level).expand(len(low)).to(device)
+        planes = task.condition(low, level, low_noise, space)
+        told, terms = Told(planes, level=task.label(level)), []
+        if isinstance(denoiser, Upscaler):
+            told, less = (replace(told, tokens=_prompt(denoiser, low, negative)) for negative in (False, True))
+            terms = [Term(config.upsample_guidance, less)]
+        denoise = config.guided(denoiser, schedule, told, terms, tiles)
+        if stitch is not None:
+            denoise = stitch.join(denoise)
+        x = config.sample(denoise, config.upsample_temperature * noise, noise, schedule, config.upsample_steps)
+        return space.decode(x, low, tiles).clamp(-1, 1)
+
+
+def _prompt(denoiser: Upscaler, low: Tensor, negative: bool) -> Tensor:
+    """Tokens of the prompt, or of the one that guidance leads away from, for every frame of low [B, T, 3, h, w]."""
+    return denoiser.prompted(torch.full((len(low),), negative), low.shape[1])
+
+
+def upsampling_noise(
+    denoiser: Denoiser, task: Upsample, shape: tuple[int, ...], seed: int, *index: int
+) -> tuple[Tensor, Tensor]:
+    """Standard normal noise for low-resolution frames of shape [B, T, 3, h, w]: that of what is made
+    [B, T, C, h', w'], and that of the augmentation [B, T, 3, h, w]."""
+    space = space_of(task, denoiser)
+    size = (at * task.factor // space.patch for at in shape[-2:])
+    noise = window_noise((*shape[:2], space.channels, *size), seed, *index)
+    # Where many channels make a cell, some of them serve: no second draw to keep.
+    spare = space.spare_noise(noise)
+    return noise, window_noise(shape, seed, *index, 1) if spare is None else spare
+
+
+def upsampling_tiles(denoiser: Denoiser, task: Upsample, height: int, width: int, config: SamplerConfig) -> Tiles:
+    """The tiles of a low resolution of height x width. raises UserError where there can be none"""
+    space, halved = space_of(task, denoiser), 2 ** (len(denoiser.config.block_out_channels) - 1)
+    if (height * task.factor % space.patch, width * task.factor % space.patch) != (0, 0):
+        raise UserError(
+            f"a low resolution of {height}x{width} does not become whole cells of {space.patch} pixels at "
+            f"{task.factor} times the size; crop it to multiples of {math.lcm(space.patch, task.factor) // task.factor}"
+        )
+    align = math.lcm(space.patch * halved, task.factor) // task.factor
+    if min(height, width) < align:
+        raise UserError(f"a low resolution of {height}x{width} is too small for the upsampler; give {align} or more")
+    return Tiles(height, width, config.upsample_tile, config.upsample_overlap, align)
+
+
+def check_upsampling(denoiser: Denoiser, task: Upsample, height: int, width: int, config: SamplerConfig) -> None:
+    """raises UserError unless frames of height x width can be upsampled as `config` says"""
+    upsampling_tiles(denoiser, task, height, width, config)
+    task.chosen_level(config.upsample_noise, config.upsample_level)
+    Stitch(config.upsample_portion, config.upsample_portion_overlap)
 
 
 def _device(module: torch.nn.Module) -> torch.device:

@@ -5,11 +5,13 @@ from dataclasses import dataclass, field
 from drivesim.config import option
 from drivesim.data.augment import AugmentConfig
 from drivesim.diffusion.schedule import ScheduleConfig
-from drivesim.diffusion.tasks import Frames, Interpolate, Predict, Upsample
+from drivesim.diffusion.tasks import Frames, Interpolate, Predict
+from drivesim.diffusion.upsample import Upsample
 from drivesim.generation.samplers import SamplerConfig
 from drivesim.models.autoencoder import AutoencoderConfig
 from drivesim.models.denoiser import DenoiserConfig
 from drivesim.models.inflation import TemporalConfig
+from drivesim.models.upscaler import UpsamplerConfig
 from drivesim.models.video_decoder import VideoDecoderConfig
 
 
@@ -76,7 +78,7 @@ class ExperimentConfig:
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     decoder: VideoDecoderConfig = field(default_factory=VideoDecoderConfig)  # its temporal layers
     denoiser: DenoiserConfig = field(default_factory=DenoiserConfig)
-    upsampler: DenoiserConfig = field(default_factory=DenoiserConfig)
+    upsampler: UpsamplerConfig = field(default_factory=UpsamplerConfig)
     temporal: TemporalConfig = field(default_factory=TemporalConfig)  # of keyframes, interpolation and upsampler
     image: Frames = field(default_factory=Frames)
     predict: Predict = field(default_factory=Predict)

@@ -4,6 +4,7 @@ import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -16,9 +17,11 @@ from drivesim.data.cache import FrameCache, LatentCache
 from drivesim.data.loader import WindowModule
 from drivesim.data.store import ClipStore
 from drivesim.data.windows import Batch, Reader, VideoPatches, WindowDataset, WindowSpec, collate
-from drivesim.diffusion.schedule import Diffusion
-from drivesim.diffusion.tasks import Frames, Interpolate, Predict, Task, Upsample
+from drivesim.diffusion.schedule import Diffusion, ScheduleConfig
+from drivesim.diffusion.tasks import Frames, Interpolate, Predict, Task
+from drivesim.diffusion.upsample import Pixels, Upsample, space_of
 from drivesim.errors import UserError
+from drivesim.generation.samplers import check_upsampling
 from drivesim.machine import probe
 from drivesim.models.autoencoder import Autoencoder, AutoencoderConfig
 from drivesim.models.conditioning import POSITIONS, label_features, plane_count, rasterise
@@ -26,6 +29,7 @@ from drivesim.models.denoiser import Denoiser, DenoiserConfig
 from drivesim.models.inflation import TemporalConfig
 from drivesim.models.motion import SceneFlow, measured_flow
 from drivesim.models.patch_autoencoder import PatchAutoencoder
+from drivesim.models.upscaler import UpsamplerConfig, load_upscaler, read_schedules
 from drivesim.models.video_decoder import VideoDecoderConfig
 from drivesim.training.experiment import ExperimentConfig, StageConfig
 from drivesim.training.grids import GridMaker, LatentGrid, UpsampleGrid
@@ -36,7 +40,6 @@ VALIDATION_BATCHES = 2
 FLOW_FPS = 7.0  # frames for optical flow lie at most this far apart in a second
 FLOW_PAIRS = 400
 PRIOR_FRAMES = 2000  # for the closed-form prior: seconds of one core
-PATCH = (128, 256)  # full-resolution pixels the upsampler trains on (paper: patches, applied convolutionally)
 FILTER_PICTURES = 64  # of 512x1024: two million neighbourhoods, some thousands a class
 
 
@@ -136,9 +139,10 @@ class Workspace:
         }
 
     def patches(self) -> VideoPatches:
-        """What the upsampler sees: random patches at full resolution."""
-        data, factor = self.experiment.data, self.experiment.upsample.factor
-        return VideoPatches(self.store, min(PATCH[0], factor * data.height), min(PATCH[1], factor * data.width))
+        """What the upsampler sees: random patches at full resolution, since it is applied convolutionally."""
+        data, task = self.experiment.data, self.experiment.upsample
+        height, width = task.crop
+        return VideoPatches(self.store, min(height, task.factor * data.height), min(width, task.factor * data.width))
 
     def pictures(self, count: int) -> Tensor:
         """Training pictures [count, 1, 3, H, W] as large as every clip of the store and the final video are: decoding
@@ -238,18 +242,33 @@ def decoder(work: Workspace, stage: StageConfig) -> StageRun:
 
 def upsample(work: Workspace, stage: StageConfig) -> StageRun:
     task, config = work.experiment.upsample, work.experiment.upsampler
-    denoiser = replace(config, channels=task.channels, planes=task.planes, filters=task.factor).build()
-    assert denoiser.filters is not None
-    high = work.pictures(FILTER_PICTURES)
-    low = task.shrink(high)
-    missing = (full[0] - task.enlarge(small[None])[0, 0] for full, small in zip(high, low, strict=True))
-    denoiser.filters.fit(low[:, 0], missing)
-    return _upsample_run(work, stage, denoiser, task)
+    if config.pretrained:
+        return _pretrained_upscaler(work, stage, task, config)
+    denoiser = task.network(config).build()
+    if denoiser.filters is not None:
+        high = work.pictures(FILTER_PICTURES)
+        low = task.shrink(high)
+        missing = (full[0] - task.enlarge(small[None])[0, 0] for full, small in zip(high, low, strict=True))
+        denoiser.filters.fit(low[:, 0], missing)
+    return _upsample_run(work, stage, denoiser, task, work.experiment.schedule)
+
+
+def _pretrained_upscaler(work: Workspace, stage: StageConfig, task: Upsample, config: UpsamplerConfig) -> StageRun:
+    """Put into the bundle as it is: the temporal layers are trained on it."""
+    schedule, augmentation, highest = read_schedules(Path(config.pretrained))
+    denoiser = load_upscaler(config)
+    if (factor := denoiser.codec.factor) != task.factor:
+        raise UserError(
+            f"{config.pretrained} upsamples by {factor}, config.upsample.factor is {task.factor}; set {factor}"
+        )
+    task = replace(task, patch=factor, max_level=highest, augmentation=augmentation, filters=False)
+    return _upsample_run(work, stage, denoiser, task, schedule)
 
 
 def upsample_temporal(work: Workspace, stage: StageConfig) -> StageRun:
     task = work.bundle.value("upsample", "task", Upsample)
-    return _upsample_run(work, stage, load_denoiser(work.bundle, "upsample"), replace(task, temporal=True))
+    schedule = work.bundle.value("upsample", "schedule", ScheduleConfig)
+    return _upsample_run(work, stage, load_denoiser(work.bundle, "upsample"), replace(task, temporal=True), schedule)
 
 
 STAGES: dict[str, Callable[[Workspace, StageConfig], StageRun]] = {
@@ -281,18 +300,22 @@ def _latent_run(
         work.experiment.sampler,
         rows=3 if task.temporal else 8,
     )
-    return _diffusion_run(work, stage, denoiser, task, data, validation, grid)
+    return _diffusion_run(work, stage, denoiser, task, data, validation, grid, work.experiment.schedule)
 
 
-def _upsample_run(work: Workspace, stage: StageConfig, denoiser: Denoiser, task: Upsample) -> StageRun:
+def _upsample_run(
+    work: Workspace, stage: StageConfig, denoiser: Denoiser, task: Upsample, schedule: ScheduleConfig
+) -> StageRun:
+    size = work.experiment.data.height, work.experiment.data.width
+    check_upsampling(denoiser, task, *size, work.experiment.sampler)
     specs = work.specs["upsample_temporal" if task.temporal else "upsample"]
     data, validation = work.data(work.patches(), specs, stage, work.experiment.data.workers)
     if task.temporal:
         _inflate(work, stage, denoiser, 0, stage.frames)
     else:
         task = replace(task, residual_std=_residual_std(task, denoiser, validation))
-    grid = UpsampleGrid(validation[0], work.experiment.schedule, task, work.experiment.sampler)
-    return _diffusion_run(work, stage, denoiser, task, data, validation, grid)
+    grid = UpsampleGrid(validation[0], schedule, task, work.experiment.sampler)
+    return _diffusion_run(work, stage, denoiser, task, data, validation, grid, schedule)
 
 
 def _inflate(work: Workspace, stage: StageConfig, denoiser: Denoiser, context: int, frames: int) -> Denoiser:
@@ -307,9 +330,9 @@ def _diffusion_run(
     data: WindowModule,
     validation: list[Batch],
     grid: GridMaker,
+    schedule: ScheduleConfig,
 ) -> StageRun:
     """Every diffusion stage: the one module, its task, and the config that rebuilds both."""
-    schedule = work.experiment.schedule
     if stage.checkpointing:
         denoiser.enable_checkpointing()
     module = LatentVideoDiffusion(denoiser, task, Diffusion(schedule), stage, work.seed, validation, grid)
@@ -320,9 +343,12 @@ def _diffusion_run(
 
 
 def _residual_std(task: Upsample, denoiser: Denoiser, batches: list[Batch]) -> float:
-    """Spread of what the base misses."""
+    """Spread of what the base misses, where that is what is made."""
+    space = space_of(task, denoiser)
+    if not isinstance(space, Pixels) or task.target != "residual":
+        return task.residual_std
     high = torch.cat([batch.x for batch in batches])
-    return float((high - task.base(task.shrink(high), denoiser.filters)).std().clamp_min(1e-3))
+    return float((high - space.base(task.shrink(high))).std().clamp_min(1e-3))
 
 
 # Before a bundle said what its decoder is made of.
@@ -347,7 +373,7 @@ TASKS: dict[str, type] = {"keyframes": Predict, "interpolate": Interpolate, "ups
 def load_denoiser(bundle: Bundle, stage: str) -> Denoiser:
     """An image network of a bundle (image, upsample), or one with its temporal layers (keyframes, ...)."""
     image_stage = {"keyframes": "image", "interpolate": "image", "upsample_temporal": "upsample"}.get(stage, stage)
-    denoiser = bundle.network(image_stage, DenoiserConfig)
+    denoiser = bundle.network(image_stage, UpsamplerConfig if image_stage == "upsample" else DenoiserConfig)
     if image_stage != stage:
         config = bundle.config(stage)
         context: int = bundle.value(stage, "task", TASKS[stage]).context_channels

@@ -105,12 +105,8 @@ def check(config: TrainConfig) -> None:
             f"config.data.height and width ({data.height}x{data.width}) must be multiples of "
             f"{factor * levels} (autoencoder factor x U-Net down-samplings)"
         )
-    task, predict = config.config.upsample, config.config.predict
-    if task.patch % task.factor or (data.height * task.factor) % task.patch or (data.width * task.factor) % task.patch:
-        raise UserError(
-            f"config.upsample.patch={task.patch} must be a multiple of config.upsample.factor="
-            f"{task.factor} and divide {data.height * task.factor}x{data.width * task.factor}"
-        )
+    predict = config.config.predict
+    config.config.upsample.check(data.height, data.width)
     if not 0 <= config.seed < 2**32:
         raise UserError(f"seed={config.seed}, expected 0 to {2**32 - 1}")
     if config.checkpoint_seconds < 1 or config.devices < 1:
@@ -133,7 +129,8 @@ def check(config: TrainConfig) -> None:
         raise UserError(f"budget_minutes={config.budget_minutes:g}; expected more than 0")
     if config.budget_minutes is None:
         autoencoder = config.config.autoencoder
-        taken = ["autoencoder"] if autoencoder.pretrained and not autoencoder.finetune else []  # as it is, no steps
+        taken = ["autoencoder"] if autoencoder.pretrained and not autoencoder.finetune else []  # as they are, no steps
+        taken += ["upsample"] if config.config.upsampler.pretrained else []
         for f in fields(config.config.stages):
             if (
                 f.name not in taken
@@ -207,7 +204,8 @@ def train_stage(name: str, config: TrainConfig, work: Workspace) -> None:
         last.unlink()
     started = time.time()
     try:
-        trainer.fit(run.module, run.data, ckpt_path=str(last) if last.exists() else None, weights_only=False)
+        if stage.max_steps:
+            trainer.fit(run.module, run.data, ckpt_path=str(last) if last.exists() else None, weights_only=False)
     except (RuntimeError, ValueError, KeyError) as error:
         if not re.search(r"state.?dict", str(error)):
             raise

@@ -35,7 +35,7 @@ def network(answer):
         prior = None
         carries = True
 
-        def __call__(self, z, timestep, planes, tokens, context, hint):
+        def __call__(self, z, timestep, planes, tokens, context, hint, level):
             return answer(z, hint)
 
     return Network()
