@@ -30,6 +30,8 @@ LABEL_RANGES = {
     "speed_mps": (0.0, np.inf),
     "travel_m": (-np.inf, np.inf),
     "heading_rad": (-np.inf, np.inf),
+    "turn_rad_s": (-np.inf, np.inf),
+    "steering_rad": (-np.inf, np.inf),
 }
 FRAME_KEYS = ("time_s", "frame", *LABEL_RANGES, "boxes")
 CORNERS = ("x1", "y1", "x2", "y2")
@@ -116,12 +118,15 @@ def _json(text: str, name: str) -> tuple[dict[str, Any], list[_Moment]]:
     if not isinstance(content.get("frames", []), list):
         raise UserError(f'{name}: expected "frames", a list; see docs/videos.md')
     fps = number(content.get("fps", DEFAULT_FPS), f"{name}: fps", 1e-3)
-    return content, [_json_moment(frame, i, fps, name) for i, frame in enumerate(content.get("frames", []))]
+    moments = [_json_moment(frame, i, fps, name) for i, frame in enumerate(content.get("frames", []))]
+    weathers = [_one_of(moment.values.get("weather"), WEATHERS, f"{moment.where}: weather") for moment in moments]
+    content.setdefault("weather", next(filter(None, weathers), None))  # the store keeps one for a clip
+    return content, moments
 
 
 def _json_moment(frame: Any, index: int, fps: float, name: str) -> _Moment:
     where = f"{name}: frame {index}"
-    check_keys(frame, FRAME_KEYS, where)
+    check_keys(frame, (*FRAME_KEYS, "weather"), where)
     boxes = frame.get("boxes")
     if boxes is not None and not isinstance(boxes, list):
         raise UserError(f"{where}: boxes is {boxes!r}, expected a list")

@@ -122,14 +122,10 @@ def upsampler_sets(
         h, w = pipeline.low_height, pipeline.low_width
         return (torch.nn.functional.interpolate(frame[None], (h, w), mode="area")[0] for frame in case.video)
 
-    assert pipeline.upsampler is not None
-    upsampler = pipeline.upsampler
     makers: dict[str, Callable[[Case], Frames]] = {
         "real": lambda case: iter(case.video),
         "bicubic": lambda case: cascade.enlarge(pipeline.upsample, low(case)),
-        "upsampler": lambda case: cascade.upsample(
-            upsampler, pipeline.schedule, pipeline.upsample, low(case), case.seed, pipeline.config
-        ),
+        "upsampler": lambda case: pipeline.upsampled(low(case), case.seed),
     }
     size = (pipeline.height, pipeline.width)
     cases = (load_case(pipeline, store, name, pipeline.fps, frames, i, size) for i, name in enumerate(names))

@@ -13,7 +13,8 @@ from data_prep.inspect.verify import damage
 from data_prep.town.source import TownConfig
 from drivesim.data.store import ClipStore
 from drivesim.diffusion.schedule import ScheduleConfig
-from drivesim.diffusion.tasks import FLAGS, Interpolate, Predict, Upsample
+from drivesim.diffusion.tasks import FLAGS, Interpolate, Predict
+from drivesim.diffusion.upsample import Upsample
 from drivesim.errors import UserError
 from drivesim.generation.pipeline import DrivingPipeline
 from drivesim.generation.samplers import SamplerConfig

@@ -18,7 +18,7 @@ import pyarrow as pa
 
 SCHEMA = 2
 SPLITS = ("train", "val", "test")
-WEATHERS = ("clear", "cloudy", "rain", "snow", "fog")
+WEATHERS = ("clear", "cloudy", "rain", "snow", "fog")  # trained models know them by their place here
 MAP_LAYERS = ("drivable_area", "ped_crossing", "walkway", "stop_line", "carpark_area", "road_divider", "lane_divider")
 
 # fmt: off

@@ -41,16 +41,21 @@ def read_table(
 ) -> pa.Table:
     """All rows of one of TABLES, of all columns or some. raises UserError as `open_table` does"""
     wanted = list(columns or TABLES[name].names)
-    with open_table(root, name, dictionaries) as file, readable(join(root, f"{name}.parquet")):
+    sure = [column for column in dictionaries if column not in OPTIONAL]
+    with open_table(root, name, sure) as file, readable(join(root, f"{name}.parquet")):
         table = file.read([column for column in wanted if column in file.schema_arrow.names])
     return completed(table, wanted, dictionaries).select(wanted)
 
 
 def completed(table: pa.Table, columns: Sequence[str], dictionaries: Sequence[str] = ()) -> pa.Table:
-    """A table with those of OPTIONAL among `columns` that it lacks, empty."""
-    for column in (column for column in OPTIONAL if column in columns and column not in table.column_names):
-        empty = pa.array([""] * len(table), pa.string())
-        table = table.append_column(column, empty.dictionary_encode() if column in dictionaries else empty)
+    """A table with those of OPTIONAL among `columns` that it lacks, empty; held once a text if in `dictionaries`."""
+    for column in (column for column in OPTIONAL if column in columns):
+        if column not in table.column_names:
+            table = table.append_column(column, pa.array([""] * len(table), pa.string()))
+        if column in dictionaries:
+            at = table.column_names.index(column)
+            texts = pc.fill_null(table[column].cast(pa.string()), "")
+            table = table.set_column(at, column, texts.dictionary_encode())
     return table
 
 

@@ -19,7 +19,7 @@ from drivesim.data.store import ClipStore
 from drivesim.data.video import read_window
 from drivesim.errors import UserError
 
-LAYOUT_FRAMES = 2**17  # frames whose layouts a process keeps: 100 MB of 24 boxes each
+LAYOUT_FRAMES = 2**17  # frames whose layouts a process keeps: 170 MB of 24 boxes each
 NAMES_AT_ONCE = 10_000  # as Python texts a million names take 100 MB
 
 

@@ -20,6 +20,7 @@ from drivesim import __version__
 from drivesim.bundle import Bundle
 from drivesim.clip import SPEED_MPS, Layout
 from drivesim.config import option, parse
+from drivesim.data.schema import WEATHERS
 from drivesim.errors import UserError
 from drivesim.files import atomic_path, check_output, refuse_existing
 from drivesim.generation.draw import contact_sheet, draw_layout, save_png
@@ -27,14 +28,20 @@ from drivesim.generation.layout_file import TimedLayout, read_layout
 from drivesim.generation.start import load_start, read_start
 from drivesim.generation.writer import VideoWriter
 from drivesim.machine import return_freed_memory
+from drivesim.models.conditions import CONDITIONS, USUAL, check_known
 
 if TYPE_CHECKING:
     from drivesim.generation.pipeline import DrivingPipeline
 
-SAMPLERS = ("ddim", "dpm++")
+SAMPLERS = ("ddim", "ddpm", "dpm++", "dpm++_sde", "unipc", "euler", "euler_a", "heun")
+SPACINGS = ("trailing", "leading")
 UPSAMPLERS = ("diffusion", "bicubic", "none")
 STEPS = ("keyframe_steps", "interpolate_steps", "upsample_steps")
-GUIDANCE = ("layout_guidance", "context_guidance")
+GUIDANCE = ("layout_guidance", "context_guidance", "interpolate_guidance")
+TILING = ("upsample_tile", "upsample_overlap", "upsample_portion", "upsample_portion_overlap")
+SHARES = ("eta", "guidance_low", "guidance_high", "guidance_rescale")
+ALWAYS_TOLD = ("speed", "turn", "tracks")  # by a layout, whether the model listens or not; driving steers anyway
+ASKED = ("night", "crowdedness", "weather", "text")  # options that only a model can follow that is told of them
 MAX_SECONDS = 24 * 3600.0
 SHEET_FRAMES, SHEET_COLUMNS, SHEET_WIDTH = 12, 4, 384  # a sheet that fits a screen, pixels a frame
 
@@ -49,6 +56,8 @@ class GenerateConfig:
     layout: str = option("none", "boxes and labels: a .json or .csv file, STORE:CLIP[:START_S], or none")
     night: float | None = option(None, "0 day .. 1 night, for every frame; overrides the layout")
     crowdedness: float | None = option(None, "vehicles in view, for every frame; overrides the layout")
+    weather: str | None = option(None, f"one of {', '.join(WEATHERS)}, for every frame; overrides the layout")
+    text: str | None = option(None, "what the video shows, in words, where the bundle was trained on captions")
     speed: float | None = option(
         None, "ego speed, m/s, of the whole drive; overrides the layout, which else decides, or 8"
     )
@@ -63,7 +72,22 @@ class GenerateConfig:
     interpolate_steps: int | None = option(None, "denoising steps of the frames between")
     upsample_steps: int | None = option(None, "denoising steps of the upsampler")
     layout_guidance: float | None = option(None, "how strongly the layout steers; 1 is unguided")
+    guidance: dict[str, float] | None = option(
+        None, "how strongly single conditions steer, on top of it, as in {boxes: 2, weather: 1.5}; 1 is unguided"
+    )
     context_guidance: float | None = option(None, "how strongly the start steers; 1 is unguided")
+    interpolate_guidance: float | None = option(None, "how strongly keyframes steer the frames between; 1 is unguided")
+    guidance_low: float | None = option(None, "timesteps that are guided, as shares of all: 0 is data,")
+    guidance_high: float | None = option(None, "1 is noise")
+    guidance_rescale: float | None = option(None, "0 to 1, how far guided answers get the contrast of unguided ones")
+    spacing: str | None = option(None, f"of the denoising steps, one of {', '.join(SPACINGS)}")
+    eta: float | None = option(None, "noise drawn in every step of sampler=ddim: 0 none, 1 as much as ddpm")
+    upsample_tile: int | None = option(
+        None, "low-resolution pixels, each way, upsampled at once; 0: all. Bounds memory"
+    )
+    upsample_overlap: int | None = option(None, "low-resolution pixels that neighbouring tiles share")
+    upsample_portion: int | None = option(None, "frames upsampled at once")
+    upsample_portion_overlap: int | None = option(None, "frames that a portion shares with the next")
     draw_boxes: bool = option(False, "draw the asked boxes and labels onto the video")
     contact_sheet: bool = option(True, "write OUT.png")
 
@@ -80,7 +104,8 @@ def main(argv: Sequence[str]) -> None:
     from drivesim.generation.pipeline import DrivingPipeline
 
     pipeline = DrivingPipeline.from_pretrained(config.bundle, upsampler=config.upsampler == "diffusion")
-    chosen = {name: value for name in ("sampler", *STEPS, *GUIDANCE) if (value := getattr(config, name)) is not None}
+    names = ("sampler", "spacing", "guidance", *STEPS, *GUIDANCE, *SHARES, *TILING)
+    chosen = {name: value for name in names if (value := getattr(config, name)) is not None}
     pipeline.config = replace(pipeline.config, **chosen)
     layout = _layout(config, timed, pipeline)
     start = load_start(config.start, pipeline.height, pipeline.width, pipeline.key_fps, config.start_time)
@@ -102,15 +127,28 @@ def check(config: GenerateConfig) -> TimedLayout | None:
         _range(name, getattr(config, name), 1, 1000)
     for name in GUIDANCE:
         _range(name, getattr(config, name), 0, 100)
-    for name, value, known in (("upsampler", config.upsampler, UPSAMPLERS), ("sampler", config.sampler, SAMPLERS)):
+    for name in SHARES:
+        _range(name, getattr(config, name), 0, 1)
+    for name, scale in (config.guidance or {}).items():
+        _range(f"guidance.{name}", scale, 0, 100)
+    for name, value, known in (
+        ("upsampler", config.upsampler, UPSAMPLERS),
+        ("sampler", config.sampler, SAMPLERS),
+        ("spacing", config.spacing, SPACINGS),
+        ("weather", config.weather, WEATHERS),
+    ):
         if value is not None and value not in known:
             raise UserError(f"{name}={value}, expected one of {', '.join(known)}")
     _check_out(config)
-    slots = Bundle(Path(config.bundle)).require().index.get("data", {}).get("slots", sys.maxsize)
+    bundle = Bundle(Path(config.bundle)).require()
+    _check_conditions(config, bundle)
+    slots = bundle.index.get("data", {}).get("slots", sys.maxsize)
     if config.start == "none" and config.start_time is not None:
         raise UserError(f"start_time={config.start_time:g} needs start=VIDEO")
     read_start(config.start, config.start_time)
     timed = read_layout(config.layout)
+    if timed is not None:
+        _tell_unused(timed, bundle)
     return timed and timed.check(config.seconds, slots)
 
 
@@ -164,6 +202,31 @@ def _range(name: str, value: float | None, low: float, high: float, above: bool 
         raise UserError(f"{name}={value:g}, expected {expected}")
 
 
+def _check_conditions(config: GenerateConfig, bundle: Bundle) -> None:
+    """raises UserError if something is asked for that the model was not trained on: it would steer nothing"""
+    have = _conditions(bundle)
+    for name in ASKED:
+        if (value := getattr(config, name)) is not None:
+            check_known(f"{name}={value}", [name], have)
+    check_known("guidance", config.guidance or {}, have)
+
+
+def _tell_unused(timed: TimedLayout, bundle: Bundle) -> None:
+    """Say what a file asks for that the model was not trained on. A stored clip tells all that was known of it."""
+    if timed.keep_largest:
+        return
+    unheard = [name for name in CONDITIONS if name not in (*ALWAYS_TOLD, *_conditions(bundle))]
+    if unused := [name for name in unheard if CONDITIONS[name].told(timed.layout).any()]:
+        found = f"{timed.source}: this model is not told {', '.join(unused)}"
+        print(f"drivesim: {found}; that steers nothing", file=sys.stderr)
+
+
+def _conditions(bundle: Bundle) -> Sequence[str]:
+    """What a model is told, as its config says; the usual ones where there is none, which is told later."""
+    model = bundle.config("image").get("model") if bundle.has("image") else None
+    return model.get("conditions", USUAL) if isinstance(model, dict) else USUAL
+
+
 def _check_out(config: GenerateConfig) -> None:
     out = check_output(config.out, ".mp4", config.overwrite)
     for path in (beside(out, ".json"), *([beside(out, ".png")] if config.contact_sheet else [])):
@@ -172,8 +235,8 @@ def _check_out(config: GenerateConfig) -> None:
 
 def _layout(config: GenerateConfig, timed: TimedLayout | None, pipeline: "DrivingPipeline") -> Layout | None:
     """The layout with labels and ego motion as asked; None if nothing is asked for."""
-    asked = (config.night, config.crowdedness, config.speed, config.turn)
-    if timed is None and asked == (None,) * 4:
+    asked = (config.night, config.crowdedness, config.weather, config.speed, config.turn)
+    if timed is None and asked == (None,) * len(asked):
         return None
     # Two frames are enough where nothing changes: the pipeline goes on from there, and a day takes no more memory.
     still = Layout.unknown(2, slots=pipeline.slots)
@@ -183,10 +246,14 @@ def _layout(config: GenerateConfig, timed: TimedLayout | None, pipeline: "Drivin
     values = {
         "night": config.night,
         "crowdedness": config.crowdedness,
+        "speed": config.speed,
         "travel": config.speed and config.speed * seconds,
+        "turn": config.turn and math.radians(config.turn),
         "heading": config.turn and math.radians(config.turn) * seconds,
     }
     given = {name: value + torch.zeros_like(seconds) for name, value in values.items() if value is not None}
+    if config.weather is not None:
+        given["weather"] = torch.full_like(layout.weather, WEATHERS.index(config.weather))
     return replace(layout, **given)
 
 

@@ -8,10 +8,12 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor
+from torch.optim import Optimizer
 
 from drivesim.data.windows import Batch
 from drivesim.errors import UserError
 from drivesim.training.experiment import StageConfig
+from drivesim.training.sharding import whole
 
 MANUAL = ("autoencoder", "decoder")  # stages whose step is their own, with a discriminator perhaps
 NAMED = 8  # windows that a message names
@@ -37,6 +39,11 @@ class Finite(Callback):
         mean = trainer.strategy.reduce(loss.detach().clone(), reduce_op="mean")
         if not torch.isfinite(mean):
             raise self.error(trainer, f"loss is {float(mean)}")
+
+    def on_before_optimizer_step(self, trainer: pl.Trainer, module: pl.LightningModule, optimizer: Optimizer) -> None:
+        gradients = [weight.grad for weight in module.parameters() if weight.grad is not None]
+        if not torch.isfinite(whole(torch.nn.utils.get_total_norm(gradients))):  # the same on all processes
+            raise self.error(trainer, "the gradient is not finite")
 
     def error(self, trainer: pl.Trainer, what: str) -> UserError:
         """What is wrong, in which windows, and what to do; asked for by all processes or none."""

@@ -12,9 +12,10 @@ from drivesim.clip import to_uint8
 from drivesim.data.windows import Batch
 from drivesim.diffusion.sampler import window_noise
 from drivesim.diffusion.schedule import ScheduleConfig
-from drivesim.diffusion.tasks import Frames, Upsample
+from drivesim.diffusion.tasks import Frames
+from drivesim.diffusion.upsample import Upsample
 from drivesim.generation.draw import draw_layout
-from drivesim.generation.samplers import SamplerConfig, sample_frames, sample_upsampled, sample_window
+from drivesim.generation.samplers import SamplerConfig, sample_frames, sample_upsampled, sample_window, upsampling_noise
 from drivesim.models.denoiser import Denoiser
 
 
@@ -76,8 +77,8 @@ class UpsampleGrid:
     def __call__(self, denoiser: Denoiser) -> np.ndarray:
         high = self.batch.x[: self.rows]
         low = self.task.shrink(high)
-        noise = window_noise(tuple(self.task.fold(high).shape), 0, 0)
-        made = sample_upsampled(denoiser, self.schedule, self.task, low, noise, self.sampler)
+        noise = upsampling_noise(denoiser, self.task, tuple(low.shape), 0, 0)
+        made = sample_upsampled(denoiser, self.schedule, self.task, low, *noise, self.sampler)
         rows = [
             np.concatenate([_picture(x[i, 0]) for x in (self.task.enlarge(low), made, high)], 1)
             for i in range(len(high))

@@ -4,6 +4,7 @@ import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -16,15 +17,20 @@ from drivesim.data.cache import FrameCache, LatentCache
 from drivesim.data.loader import WindowModule
 from drivesim.data.store import ClipStore
 from drivesim.data.windows import Batch, Reader, VideoPatches, WindowDataset, WindowSpec, collate
-from drivesim.diffusion.schedule import Diffusion
-from drivesim.diffusion.tasks import Frames, Interpolate, Predict, Task, Upsample
+from drivesim.diffusion.schedule import Diffusion, ScheduleConfig
+from drivesim.diffusion.tasks import Frames, Interpolate, Predict, Task
+from drivesim.diffusion.upsample import Pixels, Upsample, space_of
 from drivesim.errors import UserError
+from drivesim.generation.samplers import check_upsampling
 from drivesim.machine import probe
-from drivesim.models.autoencoder import Autoencoder, AutoencoderConfig, PatchAutoencoder
-from drivesim.models.conditioning import label_features, rasterise
+from drivesim.models.autoencoder import Autoencoder, AutoencoderConfig
+from drivesim.models.conditioning import POSITIONS, label_features, plane_count, rasterise
 from drivesim.models.denoiser import Denoiser, DenoiserConfig
 from drivesim.models.inflation import TemporalConfig
 from drivesim.models.motion import SceneFlow, measured_flow
+from drivesim.models.patch_autoencoder import PatchAutoencoder
+from drivesim.models.upscaler import UpsamplerConfig, load_upscaler, read_schedules
+from drivesim.models.video_decoder import VideoDecoderConfig
 from drivesim.training.experiment import ExperimentConfig, StageConfig
 from drivesim.training.grids import GridMaker, LatentGrid, UpsampleGrid
 from drivesim.training.latent import LatentVideoDiffusion
@@ -35,7 +41,6 @@ PATCH_FRAMES = 64  # for the closed-form start of the patch autoencoder: 30,000 
 FLOW_FPS = 7.0  # frames for optical flow lie at most this far apart in a second
 FLOW_PAIRS = 400
 PRIOR_FRAMES = 2000  # for the closed-form prior: seconds of one core
-PATCH = (128, 256)  # full-resolution pixels the upsampler trains on (paper: patches, applied convolutionally)
 FILTER_PICTURES = 64  # of 512x1024: two million neighbourhoods, some thousands a class
 
 
@@ -96,8 +101,9 @@ class Workspace:
             layouts.append(self.store.layout(clip)[torch.arange(0, int(self.store.index.loc[clip].frames), apart)])
         x, layout = torch.cat(latents), Layout.cat(layouts)
         picked = torch.linspace(0, len(x) - 1, min(len(x), PRIOR_FRAMES)).long()
-        planes = rasterise(layout[picked], 1, 1)[None]
-        denoiser.prior.fit(x[picked].float(), label_features(planes)[0])
+        told = denoiser.config.conditions
+        planes = rasterise(layout[picked], 1, 1, told)[None]
+        denoiser.prior.fit(x[picked].float(), label_features(planes, told)[0])
 
     @cached_property
     def flow(self) -> SceneFlow:
@@ -134,9 +140,10 @@ class Workspace:
         }
 
     def patches(self) -> VideoPatches:
-        """What the upsampler sees: random patches at full resolution."""
-        data, factor = self.experiment.data, self.experiment.upsample.factor
-        return VideoPatches(self.store, min(PATCH[0], factor * data.height), min(PATCH[1], factor * data.width))
+        """What the upsampler sees: random patches at full resolution, since it is applied convolutionally."""
+        data, task = self.experiment.data, self.experiment.upsample
+        height, width = task.crop
+        return VideoPatches(self.store, min(height, task.factor * data.height), min(width, task.factor * data.width))
 
     def pictures(self, count: int) -> Tensor:
         """Training pictures [count, 1, 3, H, W] as large as every clip of the store and the final video are: decoding
@@ -195,6 +202,9 @@ class StageRun:
 
 def autoencoder(work: Workspace, stage: StageConfig) -> StageRun:
     model = work.experiment.autoencoder.build()
+    if model.config.pretrained:
+        model.load_pretrained()
+        model.requires_grad_(model.config.finetune)
     data, validation = work.data(work.frames, work.specs["autoencoder"], stage)
     if isinstance(model, PatchAutoencoder):
         sample = [data.dataset[i][0] for i in range(PATCH_FRAMES)]
@@ -207,7 +217,8 @@ def autoencoder(work: Workspace, stage: StageConfig) -> StageRun:
 def image(work: Workspace, stage: StageConfig) -> StageRun:
     data, factor = work.experiment.data, work.autoencoder.config.factor
     size = [data.height // factor, data.width // factor]
-    denoiser = replace(work.experiment.denoiser, prior_size=size).build()
+    config = work.experiment.denoiser
+    denoiser = replace(config, prior_size=size, planes=plane_count(config.conditions) + POSITIONS).build()
     denoiser.latent_std.copy_(work.latent_std())
     if denoiser.prior is not None:
         work.fit_prior(denoiser)
@@ -223,25 +234,42 @@ def interpolate(work: Workspace, stage: StageConfig) -> StageRun:
 
 
 def decoder(work: Workspace, stage: StageConfig) -> StageRun:
-    model = load_autoencoder(work.bundle).inflate_decoder()
+    config = work.experiment.decoder
+    config = replace(config, temporal=replace(config.temporal, frames=stage.frames))
+    model = load_autoencoder(work.bundle).inflate_decoder(config)
     data, validation = work.data(work.frames, work.specs["decoder"], stage)
-    return StageRun(AutoencoderTraining(model, stage, True, validation, work.seed), data, {"frames": stage.frames})
+    return StageRun(AutoencoderTraining(model, stage, True, validation, work.seed), data, {"model": to_dict(config)})
 
 
 def upsample(work: Workspace, stage: StageConfig) -> StageRun:
     task, config = work.experiment.upsample, work.experiment.upsampler
-    denoiser = replace(config, channels=task.channels, planes=task.planes, filters=task.factor).build()
-    assert denoiser.filters is not None
-    high = work.pictures(FILTER_PICTURES)
-    low = task.shrink(high)
-    missing = (full[0] - task.enlarge(small[None])[0, 0] for full, small in zip(high, low, strict=True))
-    denoiser.filters.fit(low[:, 0], missing)
-    return _upsample_run(work, stage, denoiser, task)
+    if config.pretrained:
+        return _pretrained_upscaler(work, stage, task, config)
+    denoiser = task.network(config).build()
+    if denoiser.filters is not None:
+        high = work.pictures(FILTER_PICTURES)
+        low = task.shrink(high)
+        missing = (full[0] - task.enlarge(small[None])[0, 0] for full, small in zip(high, low, strict=True))
+        denoiser.filters.fit(low[:, 0], missing)
+    return _upsample_run(work, stage, denoiser, task, work.experiment.schedule)
+
+
+def _pretrained_upscaler(work: Workspace, stage: StageConfig, task: Upsample, config: UpsamplerConfig) -> StageRun:
+    """Put into the bundle as it is: the temporal layers are trained on it."""
+    schedule, augmentation, highest = read_schedules(Path(config.pretrained))
+    denoiser = load_upscaler(config)
+    if (factor := denoiser.codec.factor) != task.factor:
+        raise UserError(
+            f"{config.pretrained} upsamples by {factor}, config.upsample.factor is {task.factor}; set {factor}"
+        )
+    task = replace(task, patch=factor, max_level=highest, augmentation=augmentation, filters=False)
+    return _upsample_run(work, stage, denoiser, task, schedule)
 
 
 def upsample_temporal(work: Workspace, stage: StageConfig) -> StageRun:
     task = work.bundle.value("upsample", "task", Upsample)
-    return _upsample_run(work, stage, load_denoiser(work.bundle, "upsample"), replace(task, temporal=True))
+    schedule = work.bundle.value("upsample", "schedule", ScheduleConfig)
+    return _upsample_run(work, stage, load_denoiser(work.bundle, "upsample"), replace(task, temporal=True), schedule)
 
 
 STAGES: dict[str, Callable[[Workspace, StageConfig], StageRun]] = {
@@ -273,18 +301,22 @@ def _latent_run(
         work.experiment.sampler,
         rows=3 if task.temporal else 8,
     )
-    return _diffusion_run(work, stage, denoiser, task, data, validation, grid)
+    return _diffusion_run(work, stage, denoiser, task, data, validation, grid, work.experiment.schedule)
 
 
-def _upsample_run(work: Workspace, stage: StageConfig, denoiser: Denoiser, task: Upsample) -> StageRun:
+def _upsample_run(
+    work: Workspace, stage: StageConfig, denoiser: Denoiser, task: Upsample, schedule: ScheduleConfig
+) -> StageRun:
+    size = work.experiment.data.height, work.experiment.data.width
+    check_upsampling(denoiser, task, *size, work.experiment.sampler)
     specs = work.specs["upsample_temporal" if task.temporal else "upsample"]
     data, validation = work.data(work.patches(), specs, stage, work.experiment.data.workers)
     if task.temporal:
         _inflate(work, stage, denoiser, 0, stage.frames)
     else:
         task = replace(task, residual_std=_residual_std(task, denoiser, validation))
-    grid = UpsampleGrid(validation[0], work.experiment.schedule, task, work.experiment.sampler)
-    return _diffusion_run(work, stage, denoiser, task, data, validation, grid)
+    grid = UpsampleGrid(validation[0], schedule, task, work.experiment.sampler)
+    return _diffusion_run(work, stage, denoiser, task, data, validation, grid, schedule)
 
 
 def _inflate(work: Workspace, stage: StageConfig, denoiser: Denoiser, context: int, frames: int) -> Denoiser:
@@ -299,9 +331,9 @@ def _diffusion_run(
     data: WindowModule,
     validation: list[Batch],
     grid: GridMaker,
+    schedule: ScheduleConfig,
 ) -> StageRun:
     """Every diffusion stage: the one module, its task, and the config that rebuilds both."""
-    schedule = work.experiment.schedule
     if stage.checkpointing:
         denoiser.enable_checkpointing()
     module = LatentVideoDiffusion(denoiser, task, Diffusion(schedule), stage, work.seed, validation, grid)
@@ -312,9 +344,16 @@ def _diffusion_run(
 
 
 def _residual_std(task: Upsample, denoiser: Denoiser, batches: list[Batch]) -> float:
-    """Spread of what the base misses."""
+    """Spread of what the base misses, where that is what is made."""
+    space = space_of(task, denoiser)
+    if not isinstance(space, Pixels) or task.target != "residual":
+        return task.residual_std
     high = torch.cat([batch.x for batch in batches])
-    return float((high - task.base(task.shrink(high), denoiser.filters)).std().clamp_min(1e-3))
+    return float((high - space.base(task.shrink(high))).std().clamp_min(1e-3))
+
+
+# Before a bundle said what its decoder is made of.
+OLD_DECODER = VideoDecoderConfig(temporal=TemporalConfig(attention="none"))
 
 
 def load_autoencoder(bundle: Bundle, decoder: bool = False) -> Autoencoder:
@@ -322,8 +361,8 @@ def load_autoencoder(bundle: Bundle, decoder: bool = False) -> Autoencoder:
     model = bundle.network("autoencoder", AutoencoderConfig)
     model.requires_grad_(False).eval()
     if decoder:
-        bundle.config("decoder")
-        model.inflate_decoder()
+        known = "model" in bundle.config("decoder")
+        model.inflate_decoder(bundle.value("decoder", "model", VideoDecoderConfig) if known else OLD_DECODER)
         assert model.temporal is not None
         bundle.load("decoder", model.temporal.requires_grad_(False))
     return model
@@ -335,7 +374,7 @@ TASKS: dict[str, type] = {"keyframes": Predict, "interpolate": Interpolate, "ups
 def load_denoiser(bundle: Bundle, stage: str) -> Denoiser:
     """An image network of a bundle (image, upsample), or one with its temporal layers (keyframes, ...)."""
     image_stage = {"keyframes": "image", "interpolate": "image", "upsample_temporal": "upsample"}.get(stage, stage)
-    denoiser = bundle.network(image_stage, DenoiserConfig)
+    denoiser = bundle.network(image_stage, UpsamplerConfig if image_stage == "upsample" else DenoiserConfig)
     if image_stage != stage:
         config = bundle.config(stage)
         context: int = bundle.value(stage, "task", TASKS[stage]).context_channels

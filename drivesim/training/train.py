@@ -5,7 +5,7 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,15 @@ from drivesim.bundle import BUILT_ON, Bundle
 from drivesim.config import option, parse
 from drivesim.data.balance import check_tag
 from drivesim.data.store import ClipStore
+from drivesim.diffusion.tasks import Frames
 from drivesim.errors import UserError
 from drivesim.machine import PRECISION, describe, probe
+from drivesim.models.conditions import check_known
 from drivesim.training.callbacks import AveragedWeights, Budget, Checkpoints, SampleGrid, WholeCheckpoints
 from drivesim.training.experiment import ExperimentConfig, StageConfig
 from drivesim.training.failures import FREE, Finite, flat, is_out_of_memory, out_of_memory, require_finite_weights
 from drivesim.training.latent import LatentVideoDiffusion
+from drivesim.training.pixels import check_recipe
 from drivesim.training.sharding import Sharded, is_sharded, whole
 from drivesim.training.stages import LATENT_STAGES, STAGES, StageRun, Workspace
 
@@ -105,14 +108,8 @@ def check(config: TrainConfig) -> None:
             f"config.data.height and width ({data.height}x{data.width}) must be multiples of "
             f"{factor * levels} (autoencoder factor x U-Net down-samplings)"
         )
-    task, predict = config.config.upsample, config.config.predict
-    if task.patch % task.factor or (data.height * task.factor) % task.patch or (data.width * task.factor) % task.patch:
-        raise UserError(
-            f"config.upsample.patch={task.patch} must be a multiple of config.upsample.factor="
-            f"{task.factor} and divide {data.height * task.factor}x{data.width * task.factor}"
-        )
-    if predict.frames < 3:
-        raise UserError(f"config.predict.frames={predict.frames}; expected 3 or more, two of which may be known")
+    predict = config.config.predict
+    config.config.upsample.check(data.height, data.width)
     if not 0 <= config.seed < 2**32:
         raise UserError(f"seed={config.seed}, expected 0 to {2**32 - 1}")
     if config.strategy not in ("auto", "ddp", "fsdp"):
@@ -121,21 +118,45 @@ def check(config: TrainConfig) -> None:
         raise UserError(f"checkpoint_seconds={config.checkpoint_seconds}, devices={config.devices}; expected 1 or more")
     if (asked := config.config.denoiser.channels) != (made := config.config.autoencoder.channels):
         raise UserError(f"config.denoiser.channels is {asked} but the autoencoder makes {made}; set them alike")
-    if (found := config.config.schedule.weighting) not in ("velocity", "latents"):
-        raise UserError(f"config.schedule.weighting is {found!r}, expected velocity or latents")
+    config.config.schedule.check_training()
+    config.config.sampler.check(config.config.schedule)
+    predict.check("config.predict")
+    config.config.interpolate.check("config.interpolate")
+    _check_conditions(config.config)
     check_tag(config.config.data.balance)
     for f in fields(config.config.stages):
         stage = getattr(config.config.stages, f.name)
         stage.augment.check(f"config.stages.{f.name}.augment", pixels=f.name not in LATENT_STAGES)
+    for name in ("autoencoder", "decoder"):
+        check_recipe(name, getattr(config.config.stages, name), min(data.height, data.width))
     _check_networks(config.config)
     if config.budget_minutes is not None and not 0 < config.budget_minutes < 1e6:
         raise UserError(f"budget_minutes={config.budget_minutes:g}; expected more than 0")
     if config.budget_minutes is None:
+        autoencoder = config.config.autoencoder
+        taken = ["autoencoder"] if autoencoder.pretrained and not autoencoder.finetune else []  # as they are, no steps
+        taken += ["upsample"] if config.config.upsampler.pretrained else []
         for f in fields(config.config.stages):
-            if getattr(config.config.stages, f.name).max_steps <= 0 and config.stage in ("all", f.name):
+            if (
+                f.name not in taken
+                and getattr(config.config.stages, f.name).max_steps <= 0
+                and config.stage in ("all", f.name)
+            ):
                 raise UserError(
                     f"nothing ends stage {f.name}: give budget_minutes=... or config.stages.{f.name}.max_steps=..."
                 )
+
+
+def _check_conditions(experiment: ExperimentConfig) -> None:
+    """Drop-outs and guidance name conditions that the model is told, and are what such numbers can be."""
+    have = experiment.denoiser.conditions
+    for task in ("image", "predict", "interpolate"):
+        frames: Frames = getattr(experiment, task)
+        check_known(f"config.{task}.drop", frames.drop, have)
+        rates = {"drop_boxes": frames.drop_boxes, "drop_labels": frames.drop_labels, **frames.drop}
+        if wrong := [name for name, rate in rates.items() if not 0 <= rate <= 1]:
+            raise UserError(f"config.{task}: {wrong[0]} is dropped at a rate of {rates[wrong[0]]:g}, expected 0 to 1")
+    check_known("config.sampler.guidance", experiment.sampler.guidance, have)
 
 
 def _check_networks(experiment: ExperimentConfig) -> None:
@@ -153,12 +174,13 @@ def train_stage(name: str, config: TrainConfig, work: Workspace) -> None:
     stage: StageConfig = getattr(config.config.stages, name)
     pl.seed_everything(config.seed, workers=True, verbose=False)
     run = STAGES[name](work, stage)
+    if not any(p.requires_grad for p in run.module.parameters()):
+        stage = replace(stage, max_steps=0)  # trained elsewhere: it goes into the bundle as it is
     folder = Path(config.out) / name
     last = folder / "last.ckpt"
     seconds = None if config.budget_minutes is None else 60 * config.budget_minutes * stage.share
     budget = Budget(seconds, stage.max_steps, stage.warmup_steps, name)
     averaged = AveragedWeights(stage.ema_decay)
-    finite = Finite(name, last)
     manual = not run.module.automatic_optimization
     if config.devices > 1:  # the processes that Lightning starts shall compute as this one does
         os.environ[PRECISION] = probe().precision
@@ -179,7 +201,7 @@ def train_stage(name: str, config: TrainConfig, work: Workspace) -> None:
         use_distributed_sampler=False,
         plugins=[WholeCheckpoints(configuration(name, run, stage))],
         callbacks=[
-            finite,
+            Finite(name, last),
             budget,
             averaged,
             SampleGrid(folder / "samples", budget, averaged),
@@ -189,10 +211,9 @@ def train_stage(name: str, config: TrainConfig, work: Workspace) -> None:
     if last.exists() and config.overwrite:
         last.unlink()
     try:
-        trainer.fit(run.module, run.data, ckpt_path=str(last) if last.exists() else None, weights_only=False)
+        if stage.max_steps:
+            trainer.fit(run.module, run.data, ckpt_path=str(last) if last.exists() else None, weights_only=False)
     except (RuntimeError, MemoryError) as error:
-        if "non-finite" in str(error):  # the gradient, when it was to be clipped
-            raise finite.error(trainer, "the gradient is not finite") from error
         if is_out_of_memory(error):
             raise out_of_memory(name, stage, error, config.devices, config.strategy) from error
         raise

@@ -1,8 +1,5 @@
 """What the tasks make of a batch, against examples by hand."""
 
-from dataclasses import replace
-
-import pytest
 import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
@@ -11,7 +8,7 @@ from drivesim.clip import Layout
 from drivesim.data.windows import Batch
 from drivesim.diffusion.loss import velocity_loss
 from drivesim.diffusion.schedule import Diffusion, ScheduleConfig
-from drivesim.diffusion.tasks import Frames, Interpolate, Known, Predict, Problem, Upsample, context_planes, distance
+from drivesim.diffusion.tasks import Frames, Interpolate, Known, Predict, Problem, context_planes, distance
 from drivesim.models.denoiser import DenoiserConfig
 
 CONFIG = DenoiserConfig(
@@ -146,48 +143,6 @@ def test_a_window_known_throughout_costs_nothing():
     x = torch.randn(1, 2, 3, 4, 4)
     problem = Problem(x, torch.zeros(1, 2, 0, 4, 4), None, None, torch.zeros(1, 2))
     assert velocity_loss(Spy(x), problem, Diffusion(ScheduleConfig()), generator()) == 0
-
-
-@pytest.mark.parametrize(("factor", "patch"), [(4, 8), (2, 4), (4, 4)])
-def test_folding_pixels_loses_nothing(factor, patch):
-    task, x = Upsample(factor=factor, patch=patch), torch.randn(2, 3, 3, 16, 32)
-    folded = task.fold(x)
-    assert folded.shape == (2, 3, task.channels, 16 // patch, 32 // patch)
-    assert torch.equal(task.unfold(folded), x)
-
-
-def test_enlargement_plus_the_residual_is_the_full_resolution():
-    task, high = Upsample(factor=4, patch=8, residual_std=0.13), torch.rand(2, 2, 3, 32, 64) * 2 - 1
-    problem = task.pose(Batch(high, Layout.unknown(2, 2), torch.zeros(2)), CONFIG.build(), generator())
-    low = F.avg_pool2d(high.flatten(0, 1), 4).unflatten(0, (2, 2))
-    base = F.interpolate(low.flatten(0, 1), (32, 64), mode="bicubic").unflatten(0, (2, 2))
-    assert_close(base + task.unfold(problem.x) * 0.13, high)
-    assert problem.planes.shape == (2, 2, task.planes, 4, 8)
-
-
-def test_filters_that_were_fitted_leave_less_residual():
-    task = Upsample(factor=2, patch=4)
-    high = (F.interpolate(torch.rand(4, 3, 12, 12), (32, 32), mode="bilinear") * 2 - 1).unflatten(0, (4, 1))
-    low = task.shrink(high)
-    denoiser = replace(CONFIG, filters=2).build()
-    denoiser.filters.fit(low[:, 0], (high - task.enlarge(low))[:, 0])
-    batch = Batch(high, Layout.unknown(4, 1), torch.zeros(4))
-    with_filters, without = (task.pose(batch, d, generator()).x for d in (denoiser, CONFIG.build()))
-    assert with_filters.std() < 0.9 * without.std()
-    assert_close(task.base(low, denoiser.filters) + task.unfold(with_filters) * task.residual_std, high)
-
-
-def test_the_upsampler_is_told_the_noisy_low_resolution_its_detail_and_the_level_of_the_noise():
-    task, low = Upsample(factor=2, patch=4, max_noise=0.1), torch.rand(2, 1, 3, 8, 8)
-    noise, level = torch.randn_like(low), torch.tensor([0.0, 0.05])
-    base, planes = task.condition(low, level, noise, None)
-    assert_close(base, task.enlarge(low))  # what the residual is added to has no noise
-    seen = F.pixel_shuffle(planes[:, 0, :-1], 2)  # pixels and detail, [2, 6, 8, 8]
-    assert_close(seen[0, :3], low[0, 0])
-    assert_close(seen[1, :3], (low + 0.05 * noise)[1, 0])
-    middle = low[0, 0, :, 4, 4] - low[0, 0, :, 2:7, 2:7].mean((1, 2))
-    assert_close(seen[0, 3:, 4, 4], 8 * middle)
-    assert_close(planes[:, 0, -1, 0, 0], torch.tensor([0.0, 0.5]))
 
 
 def test_weighting_by_latents_is_the_squared_error_of_the_latents():

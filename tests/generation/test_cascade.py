@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from itertools import count, islice
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,7 +11,8 @@ from torch.testing import assert_close
 
 from drivesim.clip import SPEED_MPS, Layout
 from drivesim.diffusion.schedule import ScheduleConfig
-from drivesim.diffusion.tasks import FLAGS, Interpolate, Predict, Upsample
+from drivesim.diffusion.tasks import FLAGS, Interpolate, Predict
+from drivesim.diffusion.upsample import Upsample
 from drivesim.generation import cascade
 from drivesim.generation.pipeline import DrivingPipeline
 from drivesim.generation.samplers import SamplerConfig
@@ -120,11 +122,11 @@ def test_the_number_of_pairs_made_at_once_changes_no_noise(windows):
 
 
 class Counting(nn.Module):
-    """An autoencoder that shows a latent's value; `temporal` only says that there is one."""
+    """An autoencoder that shows a latent's value; `temporal` only says how much windows overlap."""
 
     def __init__(self, temporal: bool) -> None:
         super().__init__()
-        self.temporal = object() if temporal else None
+        self.temporal = SimpleNamespace(window=8, overlap=lambda window: 2) if temporal else None
         self.windows: list[list[float]] = []
 
     def decode(self, z: torch.Tensor, frames: int) -> torch.Tensor:
@@ -157,7 +159,8 @@ def tiny(channels: int, planes: int, context: int | None = None):
 def upsampled(lengths, seed: int = 0, portion: int = 4):
     task = Upsample(factor=2, patch=4, residual_std=0.1)
     low = (torch.full((3, 8, 8), i / 50) for i in lengths)
-    return cascade.upsample(tiny(task.channels, task.planes), SCHEDULE, task, low, seed, CONFIG, portion)
+    config = replace(CONFIG, upsample_portion=portion)
+    return cascade.upsample(tiny(task.channels, task.planes), SCHEDULE, task, low, seed, config)
 
 
 @pytest.mark.parametrize("length", [0, 1, 4, 5, 8])

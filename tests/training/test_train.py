@@ -172,6 +172,22 @@ def test_a_resumed_stage_equals_an_uninterrupted_one_bit_for_bit(trained, withou
     assert records[0]["steps"] == 3
 
 
+def test_an_autoencoder_with_critics_is_resumed_to_the_bit_statistics_of_their_norms_and_all(
+    run_in, tmp_path, kill_after
+):
+    recipe = ["kl=1e-3", "perceptual=stlpips", "adversarial=0.5", "discriminator_width=8"]
+    words = ["stage=autoencoder", "config.autoencoder.kind=kl", "config.autoencoder.width=8",
+             *(f"config.stages.autoencoder.{word}" for word in recipe)]  # fmt: skip
+    whole, resumed = run_in(tmp_path / "whole"), run_in(tmp_path / "resumed")
+    whole.train(*words)
+    kill_after(2)
+    with pytest.raises(Killed):
+        resumed.train(*words)
+    kill_after(None)
+    resumed.train(*words)
+    assert same(resumed.weights("autoencoder"), whole.weights("autoencoder"))
+
+
 @pytest.mark.parametrize("stage", ["image", "autoencoder"])
 def test_a_stage_killed_after_its_last_step_still_gives_averaged_weights(
     trained, without, kill_after, monkeypatch, stage
