@@ -262,7 +262,7 @@ def context_planes(denoiser: "Denoiser", latents: Tensor, known: Known, layout: 
     flags = [mask, flag, apart / FAR_M]
     if known.noised is not None:
         flags.append(known.noised.to(latents)[:, None] / TIMESTEPS * mask)
-    carried = denoiser.carry(latents, mask, layout)
+    carried = denoiser.carry(latents, known.mask, layout)
     return torch.cat([carried, torch.stack(flags, 2)[..., None, None].expand(-1, -1, -1, h, w)], 2)
 
 
