@@ -37,7 +37,9 @@ class SamplerConfig:
     upsample_temperature: float = 1.0
     spacing: str = "trailing"  # of the timesteps: trailing, or leading as in Stable Diffusion's pipelines
     eta: float = 0.0  # noise drawn at every step of ddim: 0 none, 1 as much as ddpm
-    interpolate_guidance: float = 1.0  # context guidance of the interpolation; needs interpolate.drop_context in training
+    interpolate_guidance: float = (
+        1.0  # context guidance of the interpolation; needs interpolate.drop_context in training
+    )
     guidance_low: float = 0.0  # timesteps that are guided, as shares of all: 0 is data, 1 is noise
     guidance_high: float = 1.0
     guidance_rescale: float = 0.0  # 0..1, how far guided answers are brought back to the spread of unguided ones
