@@ -82,7 +82,7 @@ def test_guidance_in_one_call_or_in_several_makes_the_same_video(make):
 
 
 def test_the_command_line_knows_the_samplers_by_the_names_of_the_library():
-    assert generate.SAMPLERS == tuple(SOLVERS)
+    assert tuple(SOLVERS) == generate.SAMPLERS
 
 
 def test_bundles_from_before_these_options_are_read_with_what_they_meant_then(trained, tmp_path):
