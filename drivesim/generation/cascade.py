@@ -90,9 +90,9 @@ def interpolate(
     config: SamplerConfig,
     batch: int = 4,
 ) -> Iterator[Tensor]:
-    """`factor` - 1 frames between each two, in windows of `task.keys` that share their ends; `spacing` final frames lie
-    between the frames that come in. About `batch` pairs are made at once, which is only a matter of speed: noise belongs
-    to a window.
+    """`factor` - 1 frames between each two, in windows of `task.keys` that share their ends; `spacing` final frames
+    lie between the frames that come in. About `batch` pairs are made at once, which is only a matter of speed: noise
+    belongs to a window.
 
     raises  UserError where the frames end within a window
     """

@@ -1,5 +1,5 @@
-"""Our sample loop, parameterisations and guidance against diffusers' StableDiffusionPipeline: the same tiny U-Net, noise,
-prompts, steps and scales give the same latents."""
+"""Our sample loop, parameterisations and guidance against diffusers' StableDiffusionPipeline: the same tiny U-Net,
+noise, prompts, steps and scales give the same latents."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Every sampler, with both predictions, on a Gaussian in float64: where it ends, how fast it gets there, what it draws."""
+"""Every sampler, with both predictions, on a Gaussian in float64: its end, its order, its draws."""
 
 import math
 from dataclasses import replace
@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from drivesim.diffusion.sampler import sample, window_noise
+from drivesim.diffusion.sampler import continuing, sample, window_noise
 from drivesim.diffusion.schedule import Diffusion, ScheduleConfig
 from drivesim.diffusion.solvers import SOLVERS, build_solver
 from drivesim.errors import UserError
@@ -104,8 +104,6 @@ def test_what_a_stochastic_sampler_draws_follows_from_the_noise_of_the_window_al
 
 
 def test_the_noise_drawn_on_the_way_is_normal_and_no_copy_of_that_which_it_follows():
-    from drivesim.diffusion.sampler import continuing
-
     windows = torch.stack([window_noise((64, 64), 0, i) for i in range(4)])
     drawn = torch.stack([torch.randn(64, 64, generator=generator) for generator in continuing(windows)])
     rows = torch.cat([windows, drawn]).flatten(1)
