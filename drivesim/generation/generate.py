@@ -33,12 +33,14 @@ from drivesim.models.conditions import CONDITIONS, USUAL, check_known
 if TYPE_CHECKING:
     from drivesim.generation.pipeline import DrivingPipeline
 
-SAMPLERS = ("ddim", "dpm++")
+SAMPLERS = ("ddim", "ddpm", "dpm++", "dpm++_sde", "unipc", "euler", "euler_a", "heun")
+SPACINGS = ("trailing", "leading")
 UPSAMPLERS = ("diffusion", "bicubic", "none")
 STEPS = ("keyframe_steps", "interpolate_steps", "upsample_steps")
-GUIDANCE = ("layout_guidance", "context_guidance")
+GUIDANCE = ("layout_guidance", "context_guidance", "interpolate_guidance")
+SHARES = ("eta", "guidance_low", "guidance_high", "guidance_rescale")
 ALWAYS_TOLD = ("speed", "turn", "tracks")  # by a layout, whether the model listens or not; driving steers anyway
-ASKED = ("night", "crowdedness", "weather", "text")  # options that only a model can follow that is told of them
+ASKED = ("night", "crowdedness", "weather")  # options that only a model can follow that is told of them
 MAX_SECONDS = 24 * 3600.0
 SHEET_FRAMES, SHEET_COLUMNS, SHEET_WIDTH = 12, 4, 384  # a sheet that fits a screen, pixels a frame
 
@@ -54,7 +56,6 @@ class GenerateConfig:
     night: float | None = option(None, "0 day .. 1 night, for every frame; overrides the layout")
     crowdedness: float | None = option(None, "vehicles in view, for every frame; overrides the layout")
     weather: str | None = option(None, f"one of {', '.join(WEATHERS)}, for every frame; overrides the layout")
-    text: str | None = option(None, "what the video shows, in words, where the bundle was trained on captions")
     speed: float | None = option(
         None, "ego speed, m/s, of the whole drive; overrides the layout, which else decides, or 8"
     )
@@ -73,6 +74,12 @@ class GenerateConfig:
         None, "how strongly single conditions steer, on top of it, as in {boxes: 2, weather: 1.5}; 1 is unguided"
     )
     context_guidance: float | None = option(None, "how strongly the start steers; 1 is unguided")
+    interpolate_guidance: float | None = option(None, "how strongly keyframes steer the frames between; 1 is unguided")
+    guidance_low: float | None = option(None, "timesteps that are guided, as shares of all: 0 is data,")
+    guidance_high: float | None = option(None, "1 is noise")
+    guidance_rescale: float | None = option(None, "0 to 1, how far guided answers get the contrast of unguided ones")
+    spacing: str | None = option(None, f"of the denoising steps, one of {', '.join(SPACINGS)}")
+    eta: float | None = option(None, "noise drawn in every step of sampler=ddim: 0 none, 1 as much as ddpm")
     draw_boxes: bool = option(False, "draw the asked boxes and labels onto the video")
     contact_sheet: bool = option(True, "write OUT.png")
 
@@ -89,7 +96,7 @@ def main(argv: Sequence[str]) -> None:
     from drivesim.generation.pipeline import DrivingPipeline
 
     pipeline = DrivingPipeline.from_pretrained(config.bundle, upsampler=config.upsampler == "diffusion")
-    names = ("sampler", "guidance", *STEPS, *GUIDANCE)
+    names = ("sampler", "spacing", "guidance", *STEPS, *GUIDANCE, *SHARES)
     chosen = {name: value for name in names if (value := getattr(config, name)) is not None}
     pipeline.config = replace(pipeline.config, **chosen)
     layout = _layout(config, timed, pipeline)
@@ -114,12 +121,15 @@ def check(config: GenerateConfig) -> TimedLayout | None:
         _range(name, getattr(config, name), 0, 100)
     for name, scale in (config.guidance or {}).items():
         _range(f"guidance.{name}", scale, 0, 100)
-    for name, value, known in (
-        ("upsampler", config.upsampler, UPSAMPLERS),
-        ("sampler", config.sampler, SAMPLERS),
-        ("weather", config.weather, WEATHERS),
+    for name in SHARES:
+        _range(name, getattr(config, name), 0, 1)
+    for name, known in (
+        ("upsampler", UPSAMPLERS),
+        ("sampler", SAMPLERS),
+        ("spacing", SPACINGS),
+        ("weather", WEATHERS),
     ):
-        if value is not None and value not in known:
+        if (value := getattr(config, name)) is not None and value not in known:
             raise UserError(f"{name}={value}, expected one of {', '.join(known)}")
     _check_out(config)
     bundle = Bundle(Path(config.bundle)).require()
