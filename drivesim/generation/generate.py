@@ -41,7 +41,7 @@ GUIDANCE = ("layout_guidance", "context_guidance", "interpolate_guidance")
 TILING = ("upsample_tile", "upsample_overlap", "upsample_portion", "upsample_portion_overlap")
 SHARES = ("eta", "guidance_low", "guidance_high", "guidance_rescale")
 ALWAYS_TOLD = ("speed", "turn", "tracks")  # by a layout, whether the model listens or not; driving steers anyway
-ASKED = ("night", "crowdedness", "weather", "text")  # options that only a model can follow that is told of them
+ASKED = ("night", "crowdedness", "weather")  # options that only a model can follow that is told of them
 MAX_SECONDS = 24 * 3600.0
 SHEET_FRAMES, SHEET_COLUMNS, SHEET_WIDTH = 12, 4, 384  # a sheet that fits a screen, pixels a frame
 
@@ -57,7 +57,6 @@ class GenerateConfig:
     night: float | None = option(None, "0 day .. 1 night, for every frame; overrides the layout")
     crowdedness: float | None = option(None, "vehicles in view, for every frame; overrides the layout")
     weather: str | None = option(None, f"one of {', '.join(WEATHERS)}, for every frame; overrides the layout")
-    text: str | None = option(None, "what the video shows, in words, where the bundle was trained on captions")
     speed: float | None = option(
         None, "ego speed, m/s, of the whole drive; overrides the layout, which else decides, or 8"
     )
@@ -127,17 +126,17 @@ def check(config: GenerateConfig) -> TimedLayout | None:
         _range(name, getattr(config, name), 1, 1000)
     for name in GUIDANCE:
         _range(name, getattr(config, name), 0, 100)
-    for name in SHARES:
-        _range(name, getattr(config, name), 0, 1)
     for name, scale in (config.guidance or {}).items():
         _range(f"guidance.{name}", scale, 0, 100)
-    for name, value, known in (
-        ("upsampler", config.upsampler, UPSAMPLERS),
-        ("sampler", config.sampler, SAMPLERS),
-        ("spacing", config.spacing, SPACINGS),
-        ("weather", config.weather, WEATHERS),
+    for name in SHARES:
+        _range(name, getattr(config, name), 0, 1)
+    for name, known in (
+        ("upsampler", UPSAMPLERS),
+        ("sampler", SAMPLERS),
+        ("spacing", SPACINGS),
+        ("weather", WEATHERS),
     ):
-        if value is not None and value not in known:
+        if (value := getattr(config, name)) is not None and value not in known:
             raise UserError(f"{name}={value}, expected one of {', '.join(known)}")
     _check_out(config)
     bundle = Bundle(Path(config.bundle)).require()

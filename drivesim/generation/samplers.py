@@ -177,20 +177,22 @@ def sample_window(
 
 
 def layout_terms(denoiser: Denoiser, layout: Layout, told: Told, config: SamplerConfig) -> list[Term]:
-    """Guidance by the layout: away from one that says nothing, and from those that say all but one condition. None for
-    conditions that the layout does not tell, where both say the same."""
+    """Guidance by the layout: away from one that says nothing, and by single conditions: away from one that says all
+    but it. There is none for what the layout does not tell, where both say the same.
+
+    raises  UserError if a condition is to guide that the denoiser is not told
+    """
     check_known("guidance", config.guidance, denoiser.config.conditions)
+    less = [(config.layout_guidance, unknown_like(layout))]
+    for name, scale in config.guidance.items():
+        if CONDITIONS[name].told(layout).any():
+            less.append((scale, without(layout, [name])))
 
-    def term(scale: float, less: Layout) -> Term:
-        planes, tokens = denoiser.condition(less, *told.planes.shape[-2:])
-        return Term(scale, replace(told, planes=planes, tokens=tokens))
+    def but(layout: Layout) -> Told:
+        planes, tokens = denoiser.condition(layout, *told.planes.shape[-2:])
+        return replace(told, planes=planes, tokens=tokens)
 
-    whole = [] if config.layout_guidance == 1.0 else [term(config.layout_guidance, unknown_like(layout))]
-    return whole + [
-        term(scale, without(layout, [name]))
-        for name, scale in config.guidance.items()
-        if scale != 1.0 and CONDITIONS[name].told(layout).any()
-    ]
+    return [Term(scale, but(layout)) for scale, layout in less if scale != 1.0]
 
 
 @torch.no_grad()
