@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from drivesim.diffusion.draws import stream
 from drivesim.diffusion.schedule import ScheduleConfig
 from drivesim.diffusion.solvers import build_solver
 
@@ -52,11 +53,7 @@ def sample(
 def window_noise(shape: tuple[int, ...], seed: int, *index: int) -> Tensor:
     """Standard normal noise from (seed, index) alone: window 17 of a rollout gets the same noise whether or not the
     windows before it were made in this process."""
-    mixed = 0x9E3779B97F4A7C15
-    for number in (seed, *index):
-        mixed = ((mixed ^ number) * 0xBF58476D1CE4E5B9 + 0x94D049BB133111EB) & (2**63 - 1)
-        mixed ^= mixed >> 31
-    return torch.randn(shape, generator=torch.Generator().manual_seed(mixed))
+    return torch.randn(shape, generator=stream(seed, *index))
 
 
 def continuing(noise: Tensor) -> list[torch.Generator]:

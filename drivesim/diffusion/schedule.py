@@ -7,6 +7,7 @@ import torch
 from diffusers import DDIMScheduler
 from torch import Tensor
 
+from drivesim.diffusion.draws import Generator, spread
 from drivesim.errors import UserError
 
 TIMESTEPS = 1000
@@ -150,8 +151,6 @@ class Diffusion:
             return torch.minimum(alpha**2, self.config.gamma * sigma**2)
         return torch.ones_like(alpha)
 
-    def sample_timesteps(self, count: int, generator: torch.Generator) -> Tensor:
-        """Stratified timesteps [count]: one from each of `count` equal shares of 0..999, a less noisy gradient than
-        independent draws."""
-        shares = (torch.arange(count) + torch.rand(count, generator=generator)) / count
-        return (shares * TIMESTEPS).long()
+    def sample_timesteps(self, count: int, generator: Generator) -> Tensor:
+        """Timesteps [count], spread evenly over 0..999."""
+        return (spread(count, generator) * TIMESTEPS).long()

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from drivesim.clip import Layout
+from drivesim.diffusion.draws import Generator, choice, rand, randn
 from drivesim.diffusion.schedule import TIMESTEPS, Diffusion
 from drivesim.errors import UserError
 from drivesim.models.conditioning import drop
@@ -67,7 +68,7 @@ class Task(Protocol):
         """Channels of the context beyond those of the latents; 0: this task knows no frames."""
 
     def pose(
-        self, batch: "Batch", denoiser: "Denoiser", generator: torch.Generator, diffusion: Diffusion | None = None
+        self, batch: "Batch", denoiser: "Denoiser", generator: Generator, diffusion: Diffusion | None = None
     ) -> Problem:
         """`diffusion` is the forward process under training, for a task that noises what it tells by it."""
 
@@ -89,12 +90,12 @@ class Frames:
         }
         return {name: self.drop.get(name, rate) for name, rate in usual.items()}
 
-    def draw(self, batch: int, level: Tensor, generator: torch.Generator) -> Known | None:
+    def draw(self, batch: int, level: Tensor, generator: Generator) -> Known | None:
         """Which frames of a training window are known."""
         return None
 
     def pose(
-        self, batch: "Batch", denoiser: "Denoiser", generator: torch.Generator, diffusion: Diffusion | None = None
+        self, batch: "Batch", denoiser: "Denoiser", generator: Generator, diffusion: Diffusion | None = None
     ) -> Problem:
         z = batch.x
         layout = drop(batch.layout, self.rates(denoiser.config.conditions), generator)
@@ -107,7 +108,7 @@ class Frames:
         return Problem(z, planes, tokens, context, 1 - known.mask.to(z))
 
     def augment(
-        self, z: Tensor, known: Known, generator: torch.Generator, diffusion: Diffusion | None
+        self, z: Tensor, known: Known, generator: Generator, diffusion: Diffusion | None
     ) -> tuple[Tensor, Known]:
         """What is seen of the known frames in training, and told of it."""
         return z, known
@@ -141,17 +142,17 @@ class Window(Frames):
             raise UserError(f"{name}.context_noise={self.context_noise:g}, expected 0 or more")
 
     def augment(
-        self, z: Tensor, known: Known, generator: torch.Generator, diffusion: Diffusion | None
+        self, z: Tensor, known: Known, generator: Generator, diffusion: Diffusion | None
     ) -> tuple[Tensor, Known]:
         if self.context_noise:
-            level = torch.rand(len(z), 1, 1, 1, 1, generator=generator) * self.context_noise
-            z = z + (level * torch.randn(z.shape, generator=generator)).to(z)
+            level = rand((len(z), 1, 1, 1, 1), generator) * self.context_noise
+            z = z + (level * randn(z.shape, generator)).to(z)
         if not self.context_augmentation:
             return z, known
         if diffusion is None:
             raise ValueError("context_augmentation needs the forward process: pose(..., diffusion)")
-        timestep = torch.randint(self.context_augmentation + 1, (len(z),), generator=generator)
-        return noised_context(z, known, timestep, torch.randn(z.shape, generator=generator), diffusion)
+        timestep = (rand((len(z),), generator) * (self.context_augmentation + 1)).long()
+        return noised_context(z, known, timestep, randn(z.shape, generator), diffusion)
 
     def told(self, known: Known) -> Known:
         """`known` with the timestep of frames that were not noised, where this task tells one."""
@@ -175,9 +176,8 @@ class Predict(Window):
         if self.frames <= most:
             raise UserError(f"{name}.frames={self.frames}; expected {most + 1} or more, {most} of which may be known")
 
-    def draw(self, batch: int, level: Tensor, generator: torch.Generator) -> Known:
-        counts = torch.multinomial(torch.tensor(self.probabilities), batch, replacement=True, generator=generator)
-        return self.known(counts)
+    def draw(self, batch: int, level: Tensor, generator: Generator) -> Known:
+        return self.known(choice(self.probabilities, batch, generator))
 
     def known(self, counts: Tensor) -> Known:
         """The first counts [B] frames are known."""
@@ -223,11 +223,11 @@ class Interpolate(Window):
             )
         return self.factor * (keys - 1) + 1
 
-    def draw(self, batch: int, level: Tensor, generator: torch.Generator) -> Known:
+    def draw(self, batch: int, level: Tensor, generator: Generator) -> Known:
         known = self.known(level)
         if not self.drop_context:
             return known
-        keep = torch.rand(batch, 1, generator=generator) >= self.drop_context
+        keep = rand((batch, 1), generator) >= self.drop_context
         return replace(known, mask=known.mask * keep)
 
     def known(self, level: Tensor) -> Known:
@@ -260,7 +260,7 @@ def context_planes(denoiser: "Denoiser", latents: Tensor, known: Known, layout: 
     flags = [mask, flag, apart / FAR_M]
     if known.noised is not None:
         flags.append(known.noised.to(latents)[:, None] / TIMESTEPS * mask)
-    carried = denoiser.carry(latents, mask, layout)
+    carried = denoiser.carry(latents, known.mask, layout)
     return torch.cat([carried, torch.stack(flags, 2)[..., None, None].expand(-1, -1, -1, h, w)], 2)
 
 

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from drivesim.diffusion.draws import Generator, rand, randn
 from drivesim.diffusion.schedule import TIMESTEPS, Diffusion, ScheduleConfig
 from drivesim.diffusion.tasks import Problem
 from drivesim.diffusion.tiles import Crop, Tiles
@@ -69,18 +70,18 @@ class Upsample:
         return replace(config, channels=self.channels, planes=self.planes, filters=filters, level_embedding=told)
 
     def pose(
-        self, batch: "Batch", denoiser: "Denoiser", generator: torch.Generator, diffusion: Diffusion | None = None
+        self, batch: "Batch", denoiser: "Denoiser", generator: Generator, diffusion: Diffusion | None = None
     ) -> Problem:
         """batch.x [B, T, 3, H, W] full resolution."""
         high = batch.x
         low = self.shrink(high)
-        level = self.level(torch.rand(len(high), generator=generator)).to(high.device)
-        noise = torch.randn(low.shape, generator=generator).to(high)
+        level = self.level(rand((len(high),), generator)).to(high.device)
+        noise = randn(low.shape, generator).to(high)
         space = space_of(self, denoiser)
         planes = self.condition(low, level, noise, space)
         tokens = None
         if isinstance(denoiser, Upscaler):
-            negative = torch.rand(len(high), generator=generator) < self.drop_prompt
+            negative = rand((len(high),), generator) < self.drop_prompt
             tokens = denoiser.prompted(negative, high.shape[1])
         weight = torch.ones(high.shape[:2], device=high.device)
         return Problem(space.encode(high, low), planes, tokens, None, weight, self.label(level))

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from drivesim.diffusion.draws import Generator
 from drivesim.errors import UserError
 from drivesim.models.inflation import Site
 from drivesim.models.video_decoder import VideoDecoderConfig, VideoLayers
@@ -63,7 +64,7 @@ class Autoencoder(nn.Module):
     def _encode(self, x: Tensor) -> Tensor:
         raise NotImplementedError
 
-    def training_latents(self, x: Tensor, generator: torch.Generator, kl: float) -> tuple[Tensor, Tensor]:
+    def training_latents(self, x: Tensor, generator: Generator, kl: float) -> tuple[Tensor, Tensor]:
         """What the decoder is given while the encoder is trained, and the penalty on it.
 
         kl  weight of the divergence from unit normal latents, where the kind has one

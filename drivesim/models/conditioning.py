@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from drivesim.clip import CLASSES, NO_BOX, SOLID, Layout
+from drivesim.diffusion.draws import Generator, rand
 from drivesim.models.conditions import CODE, CONDITIONS, USUAL, Boxes, Drawing, chosen, closeness, codes, solid_known
 from drivesim.models.conditions import CROWD_SCALE as CROWD_SCALE
 
@@ -107,7 +108,7 @@ def solid_numbers(layout: Layout) -> Tensor:
     return torch.stack([logs[0], closeness(depth), *logs[1:], yaw.sin(), yaw.cos()], -1)
 
 
-def drop(layout: Layout, rates: Mapping[str, float], generator: torch.Generator) -> Layout:
+def drop(layout: Layout, rates: Mapping[str, float], generator: Generator) -> Layout:
     """Forget conditions of whole clips at random, each by itself: what is dropped in training can be left out, or
     guided, in sampling. Tracks that are told get other numbers, the same over a clip, so that none means anything.
 
@@ -115,7 +116,7 @@ def drop(layout: Layout, rates: Mapping[str, float], generator: torch.Generator)
     """
 
     def draw() -> Tensor:
-        return torch.rand(layout.night.shape[0], 1, generator=generator).to(layout.night.device)
+        return rand((layout.night.shape[0], 1), generator).to(layout.night.device)
 
     # Boxes last, as before there were others: an experiment of then draws what it drew.
     for name in sorted(rates, key=lambda name: name == "boxes"):

@@ -159,7 +159,7 @@ class Denoiser(nn.Module):
             return latents * mask.to(latents)[..., None, None, None]
         if not self._carrier:
             raise RuntimeError("name the autoencoder first: carry_by")
-        return self._carrier[0](latents, mask.to(latents), layout.travel, layout.heading)
+        return self._carrier[0](latents, mask, layout.travel, layout.heading)
 
     def condition(self, layout: Layout, height: int, width: int) -> tuple[Tensor, Tensor | None]:
         """Planes [B, T, P, h, w], positions among them, and tokens [B, T, N, D] of a layout [B, T]."""

@@ -196,7 +196,8 @@ class TemporalLayers(nn.Module):
 
     def alphas(self) -> dict[str, float | list[float]]:
         """The learned merge factor of every layer, or those of its frames."""
-        return {name: layer.merge.alpha.tolist() for name, layer in self.layers.items()}  # type: ignore[union-attr]
+        found = {name: layer.merge.alpha.tolist() for name, layer in self.layers.items()}  # type: ignore[union-attr]
+        return {name: alpha if len(alpha) > 1 else alpha[0] for name, alpha in found.items()}
 
 
 class _Running:

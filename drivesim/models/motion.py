@@ -100,7 +100,7 @@ class Carrier:
 
         latents [B, T, C, h, w], mask, travel, heading [B, T] -> [B, T, C, h, w]; zeros where nothing is known
         """
-        out = latents * mask[..., None, None, None]
+        out = latents * mask.to(latents)[..., None, None, None]
         todo = [(b, t, ends) for b, t, ends in gaps(mask)]
         if not todo:
             return out

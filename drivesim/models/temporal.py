@@ -5,6 +5,7 @@ Frames travel folded into the batch, [B·T, C, H, W], in channels_last memory.
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -75,7 +76,7 @@ class Merge(nn.Module):
 
     def __init__(self, frames: int = 0, alpha: float = 0.5) -> None:
         super().__init__()
-        self.logit = nn.Parameter(torch.logit(torch.full((frames,) if frames else (), alpha)))
+        self.logit = nn.Parameter(torch.logit(torch.full((max(frames, 1),), alpha)))
 
     @property
     def alpha(self) -> Tensor:
@@ -84,9 +85,15 @@ class Merge(nn.Module):
     def forward(self, spatial: Tensor, change: Tensor, frames: int) -> Tensor:
         """Both [B·T, C, H, W] of clips of `frames` frames -> same shape."""
         share = (1 - self.alpha).to(spatial.dtype)
-        if share.dim():
+        if len(share) > 1:
             share = share[:frames].repeat(len(spatial) // frames).view(-1, 1, 1, 1)
         return torch.addcmul(spatial, change.to(spatial.dtype), share)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
+        """A single alpha was a scalar once; only what has an axis can be shared out over processes."""
+        if (name := f"{prefix}logit") in state_dict:
+            state_dict[name] = state_dict[name].reshape(-1)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 class TemporalConv(nn.Module):

@@ -26,6 +26,7 @@ from drivesim.machine import probe
 from drivesim.models.autoencoder import Autoencoder, AutoencoderConfig
 from drivesim.models.conditioning import POSITIONS, label_features, plane_count, rasterise
 from drivesim.models.denoiser import Denoiser, DenoiserConfig
+from drivesim.models.filters import EdgeFilters
 from drivesim.models.inflation import TemporalConfig
 from drivesim.models.motion import SceneFlow, measured_flow
 from drivesim.models.patch_autoencoder import PatchAutoencoder
@@ -36,7 +37,8 @@ from drivesim.training.grids import GridMaker, LatentGrid, UpsampleGrid
 from drivesim.training.latent import LatentVideoDiffusion
 from drivesim.training.pixels import AutoencoderTraining
 
-VALIDATION_BATCHES = 2
+VALIDATION_WINDOWS = 16  # held out; their number does not depend on the batches that a stage trains on
+PATCH_FRAMES = 64  # for the closed-form start of the patch autoencoder: 30,000 patches and more
 FLOW_FPS = 7.0  # frames for optical flow lie at most this far apart in a second
 FLOW_PAIRS = 400
 PRIOR_FRAMES = 2000  # for the closed-form prior: seconds of one core
@@ -138,11 +140,15 @@ class Workspace:
             "upsample_temporal": [WindowSpec(stages.upsample_temporal.frames, self.fps)],
         }
 
-    def patches(self) -> VideoPatches:
-        """What the upsampler sees: random patches at full resolution, since it is applied convolutionally."""
+    @property
+    def patch_size(self) -> tuple[int, int]:
+        """Full-resolution pixels that the upsampler trains on: patches, since it is applied convolutionally."""
         data, task = self.experiment.data, self.experiment.upsample
-        height, width = task.crop
-        return VideoPatches(self.store, min(height, task.factor * data.height), min(width, task.factor * data.width))
+        return min(task.crop[0], task.factor * data.height), min(task.crop[1], task.factor * data.width)
+
+    def patches(self) -> VideoPatches:
+        """What the upsampler sees."""
+        return VideoPatches(self.store, *self.patch_size)
 
     def pictures(self, count: int) -> Tensor:
         """Training pictures [count, 1, 3, H, W] as large as every clip of the store and the final video are: decoding
@@ -156,6 +162,25 @@ class Workspace:
         )
         frames = WindowDataset(self.store, reader, "train", self.specs["upsample"][:1], self.seed, data.slots)
         return torch.stack([frames[i][0][:1] for i in range(count)])
+
+    def fit_patches(self, model: PatchAutoencoder, data: WindowModule) -> None:
+        """The closed-form start of a patch autoencoder."""
+        model.fit_patches(torch.cat([data.dataset[i][0] for i in range(PATCH_FRAMES)]))
+
+    def fit_filters(self, filters: EdgeFilters, task: Upsample) -> None:
+        """The closed-form start of an upsampler."""
+        high = self.pictures(FILTER_PICTURES)
+        low = task.shrink(high)
+        missing = (full[0] - task.enlarge(small[None])[0, 0] for full, small in zip(high, low, strict=True))
+        filters.fit(low[:, 0], missing)
+
+    def residual_std(self, task: Upsample, denoiser: Denoiser, batches: list[Batch]) -> float:
+        """Spread of what the base misses, where that is what is made."""
+        space = space_of(task, denoiser)
+        if not isinstance(space, Pixels) or task.target != "residual":
+            return task.residual_std
+        high = torch.cat([batch.x for batch in batches])
+        return float((high - space.base(task.shrink(high))).std().clamp_min(1e-3))
 
     def check(self, stages: list[str]) -> None:
         """raises UserError if the store does not serve one of `stages`"""
@@ -185,8 +210,8 @@ class Workspace:
             held_out = WindowDataset(self.store, reader, "val", specs, self.seed, slots)
         except UserError:
             held_out = WindowDataset(self.store, reader, "train", specs, self.seed, slots)
-        size = min(stage.batch_size, 8)
-        batches = [collate([held_out[i * size + j] for j in range(size)]) for i in range(VALIDATION_BATCHES)]
+        size = 2 ** min(stage.batch_size.bit_length() - 1, 3)  # of batches that fit the memory, and divide the windows
+        batches = [collate([held_out[i + j] for j in range(size)]) for i in range(0, VALIDATION_WINDOWS, size)]
         return WindowModule(training, stage.batch_size, workers), batches
 
 
@@ -206,8 +231,7 @@ def autoencoder(work: Workspace, stage: StageConfig) -> StageRun:
         model.requires_grad_(model.config.finetune)
     data, validation = work.data(work.frames, work.specs["autoencoder"], stage)
     if isinstance(model, PatchAutoencoder):
-        sample = [data.dataset[i][0] for i in range(min(256, max(64, 4 * stage.batch_size)))]
-        model.fit_patches(torch.cat(sample))
+        work.fit_patches(model, data)
     return StageRun(
         AutoencoderTraining(model, stage, False, validation, work.seed), data, {"model": to_dict(model.config)}
     )
@@ -246,10 +270,7 @@ def upsample(work: Workspace, stage: StageConfig) -> StageRun:
         return _pretrained_upscaler(work, stage, task, config)
     denoiser = task.network(config).build()
     if denoiser.filters is not None:
-        high = work.pictures(FILTER_PICTURES)
-        low = task.shrink(high)
-        missing = (full[0] - task.enlarge(small[None])[0, 0] for full, small in zip(high, low, strict=True))
-        denoiser.filters.fit(low[:, 0], missing)
+        work.fit_filters(denoiser.filters, task)
     return _upsample_run(work, stage, denoiser, task, work.experiment.schedule)
 
 
@@ -313,7 +334,7 @@ def _upsample_run(
     if task.temporal:
         _inflate(work, stage, denoiser, 0, stage.frames)
     else:
-        task = replace(task, residual_std=_residual_std(task, denoiser, validation))
+        task = replace(task, residual_std=work.residual_std(task, denoiser, validation))
     grid = UpsampleGrid(validation[0], schedule, task, work.experiment.sampler)
     return _diffusion_run(work, stage, denoiser, task, data, validation, grid, schedule)
 
@@ -340,15 +361,6 @@ def _diffusion_run(
     if denoiser.temporal is not None:
         config |= {"temporal": to_dict(denoiser.temporal.config), "image_trained": stage.train_image}
     return StageRun(module, data, config)
-
-
-def _residual_std(task: Upsample, denoiser: Denoiser, batches: list[Batch]) -> float:
-    """Spread of what the base misses, where that is what is made."""
-    space = space_of(task, denoiser)
-    if not isinstance(space, Pixels) or task.target != "residual":
-        return task.residual_std
-    high = torch.cat([batch.x for batch in batches])
-    return float((high - space.base(task.shrink(high))).std().clamp_min(1e-3))
 
 
 # Before a bundle said what its decoder is made of.

@@ -2,9 +2,7 @@
 
 import logging
 import os
-import re
 import sys
-import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -14,6 +12,8 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import CSVLogger
+from pytorch_lightning.strategies import Strategy
+from pytorch_lightning.utilities import rank_zero_only
 
 from drivesim import __version__
 from drivesim.bundle import BUILT_ON, Bundle
@@ -22,11 +22,14 @@ from drivesim.data.balance import check_tag
 from drivesim.data.store import ClipStore
 from drivesim.diffusion.tasks import Frames
 from drivesim.errors import UserError
-from drivesim.machine import describe, probe
+from drivesim.machine import PRECISION, describe, probe
 from drivesim.models.conditions import check_known
 from drivesim.training.callbacks import AveragedWeights, Budget, Checkpoints, SampleGrid, WholeCheckpoints
 from drivesim.training.experiment import ExperimentConfig, StageConfig
+from drivesim.training.failures import FREE, Finite, flat, is_out_of_memory, out_of_memory, require_finite_weights
+from drivesim.training.latent import LatentVideoDiffusion
 from drivesim.training.pixels import check_recipe
+from drivesim.training.sharding import Sharded, is_sharded, whole
 from drivesim.training.stages import LATENT_STAGES, STAGES, StageRun, Workspace
 
 
@@ -50,8 +53,8 @@ class TrainConfig:
     )
     seed: int = option(0, "seed of weights, windows and noise")
     checkpoint_seconds: int = option(60, "a run that is killed loses at most this much")
-    devices: int = option(1, "GPUs, or processes on a CPU (Lightning DDP)")
-    strategy: str = option("auto", "Lightning strategy: auto, ddp, fsdp")
+    devices: int = option(1, "GPUs, or processes on a CPU; batch sizes are of each")
+    strategy: str = option("auto", "auto, ddp: every device holds all weights; fsdp: the denoisers' are shared out")
     overwrite: bool = option(False, "train a stage again that is finished in the bundle")
     config: ExperimentConfig = option(ExperimentConfig(), "the experiment")
 
@@ -67,22 +70,22 @@ def main(argv: Sequence[str]) -> None:
     work = Workspace(config.config, store, Bundle(Path(config.out) / "bundle"), config.seed)
     chosen_clips = f"{len(store.clips('train'))} training clips of {config.data}"
     chosen_clips += f" where {store.selection}" if store.selection else ""
-    print(f"drivesim train: {chosen_clips}, {describe()}", file=sys.stderr)
+    tell(f"drivesim train: {chosen_clips}, {describe()}")
     if not store.index["has_boxes"].any():
-        print("drivesim train: no boxes in this store, so nothing will be steered by boxes", file=sys.stderr)
+        tell("drivesim train: no boxes in this store, so nothing will be steered by boxes")
     work.check(chosen)
     for name in chosen:
         outdated = work.bundle.stale(name)
         if work.bundle.has(name) and not config.overwrite and not outdated:
-            print(f"{name}: already in {work.bundle.root}{_other_data(name, config, work)}, skipped", file=sys.stderr)
+            tell(f"{name}: already in {work.bundle.root}{_other_data(name, config, work)}, skipped")
             continue
         if outdated and not config.overwrite:
-            print(f"{name}: was trained on an earlier {outdated}, so it is trained again", file=sys.stderr)
+            tell(f"{name}: was trained on an earlier {outdated}, so it is trained again")
         train_stage(name, config, work)
     if left := [name for name in STAGES if work.bundle.stale(name)]:
         again = "run the command with stage=all and without overwrite to train them again"
-        print(f"out of date now: {', '.join(left)}; {again}", file=sys.stderr)
-    print(f"bundle: {work.bundle.root}", file=sys.stderr)
+        tell(f"out of date now: {', '.join(left)}; {again}")
+    tell(f"bundle: {work.bundle.root}")
 
 
 def _other_data(name: str, config: TrainConfig, work: Workspace) -> str:
@@ -109,6 +112,8 @@ def check(config: TrainConfig) -> None:
     config.config.upsample.check(data.height, data.width)
     if not 0 <= config.seed < 2**32:
         raise UserError(f"seed={config.seed}, expected 0 to {2**32 - 1}")
+    if config.strategy not in ("auto", "ddp", "fsdp"):
+        raise UserError(f"strategy is {config.strategy!r}, expected auto, ddp or fsdp")
     if config.checkpoint_seconds < 1 or config.devices < 1:
         raise UserError(f"checkpoint_seconds={config.checkpoint_seconds}, devices={config.devices}; expected 1 or more")
     if (asked := config.config.denoiser.channels) != (made := config.config.autoencoder.channels):
@@ -177,23 +182,26 @@ def train_stage(name: str, config: TrainConfig, work: Workspace) -> None:
     budget = Budget(seconds, stage.max_steps, stage.warmup_steps, name)
     averaged = AveragedWeights(stage.ema_decay)
     manual = not run.module.automatic_optimization
+    if config.devices > 1:  # the processes that Lightning starts shall compute as this one does
+        os.environ[PRECISION] = probe().precision
     trainer = pl.Trainer(
         default_root_dir=folder,
         accelerator="gpu" if probe().device == "cuda" else "cpu",
         devices=config.devices,
-        strategy=_strategy(config, run.module),
+        strategy=_strategy(config, run.module),  # type: ignore[arg-type]
         precision=probe().lightning_precision,  # type: ignore[arg-type]
         max_epochs=1,
         max_steps=stage.max_steps,
         accumulate_grad_batches=1 if manual else stage.accumulate,
         logger=CSVLogger(str(folder), name="logs", version=""),
-        log_every_n_steps=10,
+        log_every_n_steps=1 if 0 < stage.max_steps <= 100 else 10,
         enable_progress_bar=False,
         enable_model_summary=False,
         enable_checkpointing=False,
         use_distributed_sampler=False,
-        plugins=[WholeCheckpoints()],
+        plugins=[WholeCheckpoints(configuration(name, run, stage))],
         callbacks=[
+            Finite(name, last),
             budget,
             averaged,
             SampleGrid(folder / "samples", budget, averaged),
@@ -202,41 +210,57 @@ def train_stage(name: str, config: TrainConfig, work: Workspace) -> None:
     )
     if last.exists() and config.overwrite:
         last.unlink()
-    started = time.time()
     try:
         if stage.max_steps:
             trainer.fit(run.module, run.data, ckpt_path=str(last) if last.exists() else None, weights_only=False)
-    except (RuntimeError, ValueError, KeyError) as error:
-        if not re.search(r"state.?dict", str(error)):
-            raise
-        raise UserError(
-            f"{last} is of another configuration ({str(error).splitlines()[0]}); give the configuration "
-            "it was started with, another out=, or overwrite=true"
-        ) from error
+    except (RuntimeError, MemoryError) as error:
+        if is_out_of_memory(error):
+            raise out_of_memory(name, stage, error, config.devices, config.strategy) from error
+        raise
     if trainer.interrupted:
         raise KeyboardInterrupt
+    export(name, run, config, work, trainer, budget)
     if trainer.is_global_zero:
-        export(name, run, config, work, trainer, budget, time.time() - started)
         last.unlink(missing_ok=True)  # the bundle holds the result; the optimizer's state is three times as large
         for later in (later for later, stages in BUILT_ON.items() if name in stages):
             (Path(config.out) / later / "last.ckpt").unlink(missing_ok=True)  # begun on what this stage was before
     trainer.strategy.barrier()  # the next stage reads what rank 0 has just written
 
 
-def _strategy(config: TrainConfig, module: pl.LightningModule) -> str:
+def configuration(name: str, run: StageRun, stage: StageConfig) -> dict[str, Any]:
+    """What a checkpoint of a stage is bound to, by the keys of the options that decide it."""
+    network = {"autoencoder": "autoencoder", "upsample": "upsampler", "upsample_temporal": "upsampler"}
+    task = {"keyframes": "predict", "upsample_temporal": "upsample"}
+    named = {"model": network.get(name, "denoiser"), "task": task.get(name, name)}
+    bound = {key: value for key, value in asdict(stage).items() if key not in FREE}
+    return flat({named.get(key, key): value for key, value in run.config.items()}, "config") | flat(
+        bound, f"config.stages.{name}"
+    )
+
+
+def _strategy(config: TrainConfig, module: pl.LightningModule) -> Strategy | str:
     """DDP must look for unused parameters where a discriminator and what it judges are trained in turn."""
-    if getattr(module, "discriminator", None) and config.devices > 1 and config.strategy in ("auto", "ddp"):
-        return "ddp_find_unused_parameters_true"
-    return config.strategy
+    if config.devices == 1:
+        return "auto"
+    if config.strategy == "fsdp" and isinstance(module, LatentVideoDiffusion):
+        return Sharded(config.devices)
+    return "ddp_find_unused_parameters_true" if getattr(module, "discriminator", None) else "ddp"
 
 
-def export(
-    name: str, run: StageRun, config: TrainConfig, work: Workspace, trainer: pl.Trainer, budget: Budget, wall: float
-) -> None:
-    """Put the averaged weights of a finished stage into the bundle, with a record of how they came about."""
+def export(name: str, run: StageRun, config: TrainConfig, work: Workspace, trainer: pl.Trainer, budget: Budget) -> None:
+    """Put the averaged weights of a finished stage into the bundle, with a record of how they came about.
+
+    Every process takes part, since each may hold a share of the weights; the first one writes.
+    """
     module = run.module.eval()
+    if not (trainer.is_global_zero or is_sharded(module)):
+        return
+    require_finite_weights(module, name)
     validation = module.validation_loss()  # type: ignore[operator]
     trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
+    result = {key: whole(value) for key, value in module.result().items()}  # type: ignore[operator]
+    if not trainer.is_global_zero:
+        return
     record = {
         "drivesim": __version__,
         "torch": torch.__version__,
@@ -258,18 +282,25 @@ def export(
         "fps": work.fps,
         "sampler": asdict(config.config.sampler),
     }
-    work.bundle.save(name, run.config, module.result(), record, common)  # type: ignore[operator]
-    print(
+    work.bundle.save(name, run.config, result, record, common)
+    tell(
         f"{name}: {trainer.global_step} steps in {budget.time_elapsed():.0f} s, {trained / 1e6:.1f} M parameters "
         f"trained, held-out loss {validation:.4f}",
-        file=sys.stderr,
     )
+
+
+@rank_zero_only
+def tell(text: str) -> None:
+    """To the user, from one process of all."""
+    print(text, file=sys.stderr)
 
 
 def quiet() -> None:
     """Lightning's banners say nothing that a user needs; errors still come through."""
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="pytorch_lightning")
     warnings.filterwarnings("ignore", module="lightning")
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view")  # none is changed in place
     os.environ.setdefault("PYTHONWARNINGS", "ignore")
