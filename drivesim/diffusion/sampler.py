@@ -10,17 +10,31 @@ from drivesim.diffusion.schedule import ScheduleConfig
 Denoise = Callable[[Tensor, Tensor], Tensor]  # (noisy latents [B, ...], timestep [B]) -> velocity [B, ...]
 
 
-def sample(denoise: Denoise, noise: Tensor, schedule: ScheduleConfig, num_steps: int, sampler: str = "ddim") -> Tensor:
+def sample(
+    denoise: Denoise,
+    noise: Tensor,
+    schedule: ScheduleConfig,
+    num_steps: int,
+    sampler: str = "ddim",
+    guess: Tensor | None = None,
+    strength: float = 1.0,
+) -> Tensor:
     """Turn noise into latents with a deterministic sampler.
 
     denoise   predicts the velocity; a perfect one for a known distribution is a line, which the tests use
     noise     [B, ...] standard normal
+    guess     [B, ...] what the sample may look like: below a strength of 1 only this last share of the steps is taken,
+              from the guess with the noise that it stands for (SDEdit, Meng et al. 2022); what noise of that size
+              does not drown in the guess is kept
     returns   [B, ...] a sample
     """
     scheduler = schedule.build(sampler)
     scheduler.set_timesteps(num_steps, device=noise.device)
-    x = noise
-    for timestep in scheduler.timesteps:
+    x, begin = noise, num_steps - max(round(strength * num_steps), 1)
+    if guess is not None and begin > 0:
+        scheduler.set_begin_index(begin)
+        x = scheduler.add_noise(guess, noise, scheduler.timesteps[begin].repeat(len(noise)))
+    for timestep in scheduler.timesteps[0 if guess is None else begin :]:
         velocity = denoise(x, timestep.repeat(len(x)))
         x = scheduler.step(velocity.to(x.dtype), timestep, x, return_dict=False)[0]
     return x

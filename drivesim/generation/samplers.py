@@ -30,6 +30,9 @@ class SamplerConfig:
     temperature: float = 1.0  # scales the noise that sampling starts from; below 1: less variety, less noise left
     detail: float = 0.0  # further scales it by spread^detail in channels that spread less than 1, fine detail mostly:
     # a model of little training tells structure from noise long before it tells detail from noise
+    keyframe_strength: float = 1.0  # below 1 keyframes are sampled from the carried frames, with noise that hides this
+    # share of the steps: sharp as those, and cheaper
+    interpolate_strength: float = 1.0
     upsample_temperature: float = 1.0
 
     def start(self, denoiser: Denoiser, noise: Tensor) -> Tensor:
@@ -68,10 +71,12 @@ def sample_window(
     steps: int,
     config: SamplerConfig,
     guidance: bool,
+    strength: float = 1.0,
 ) -> Tensor:
     """Fill in a window: latents [B, T, C, h, w] of which `known` are given (the others are ignored), layout [B, T] with
     known ego motion.
 
+    strength  of what sampling makes of the carried frames, see `sampler.sample`; 1: they are only told
     returns  [B, T, C, h, w], the known frames as they were
     """
     device = _device(denoiser)
@@ -87,7 +92,8 @@ def sample_window(
             denoise = guided(
                 denoise, _denoise(denoiser, schedule, unknown_like(layout), noise, context), config.layout_guidance
             )
-        made = sample(denoise, config.start(denoiser, noise), schedule, steps, config.sampler)
+        guess = context.held.float() if denoiser.carries and bool(context.given.all()) else None
+        made = sample(denoise, config.start(denoiser, noise), schedule, steps, config.sampler, guess, strength)
     return mask * latents + (1 - mask) * made
 
 
