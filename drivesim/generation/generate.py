@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 SAMPLERS = ("ddim", "dpm++")
 UPSAMPLERS = ("diffusion", "bicubic", "none")
 STEPS = ("keyframe_steps", "interpolate_steps", "upsample_steps")
+STRENGTHS = ("keyframe_strength", "interpolate_strength")
 GUIDANCE = ("layout_guidance", "context_guidance")
 MAX_SECONDS = 24 * 3600.0
 SHEET_FRAMES, SHEET_COLUMNS, SHEET_WIDTH = 12, 4, 384  # a sheet that fits a screen, pixels a frame
@@ -62,6 +63,10 @@ class GenerateConfig:
     keyframe_steps: int | None = option(None, "denoising steps of a window of keyframes")
     interpolate_steps: int | None = option(None, "denoising steps of the frames between")
     upsample_steps: int | None = option(None, "denoising steps of the upsampler")
+    keyframe_strength: float | None = option(
+        None, "share of the steps, above 0, up to 1: below 1 keyframes start from what is known, carried there"
+    )
+    interpolate_strength: float | None = option(None, "the same for the frames between")
     layout_guidance: float | None = option(None, "how strongly the layout steers; 1 is unguided")
     context_guidance: float | None = option(None, "how strongly the start steers; 1 is unguided")
     draw_boxes: bool = option(False, "draw the asked boxes and labels onto the video")
@@ -80,7 +85,11 @@ def main(argv: Sequence[str]) -> None:
     from drivesim.generation.pipeline import DrivingPipeline
 
     pipeline = DrivingPipeline.from_pretrained(config.bundle, upsampler=config.upsampler == "diffusion")
-    chosen = {name: value for name in ("sampler", *STEPS, *GUIDANCE) if (value := getattr(config, name)) is not None}
+    chosen = {
+        name: value
+        for name in ("sampler", *STEPS, *STRENGTHS, *GUIDANCE)
+        if (value := getattr(config, name)) is not None
+    }
     pipeline.config = replace(pipeline.config, **chosen)
     layout = _layout(config, timed, pipeline)
     start = load_start(config.start, pipeline.height, pipeline.width, pipeline.key_fps, config.start_time)
@@ -100,6 +109,8 @@ def check(config: GenerateConfig) -> TimedLayout | None:
     _range("seed", config.seed, 0, 2**63 - 1)
     for name in STEPS:
         _range(name, getattr(config, name), 1, 1000)
+    for name in STRENGTHS:
+        _range(name, getattr(config, name), 0, 1, above=True)
     for name in GUIDANCE:
         _range(name, getattr(config, name), 0, 100)
     for name, value, known in (("upsampler", config.upsampler, UPSAMPLERS), ("sampler", config.sampler, SAMPLERS)):

@@ -11,6 +11,7 @@ from drivesim.diffusion.precondition import predict_velocity
 from drivesim.diffusion.sampler import guided, sample
 from drivesim.diffusion.schedule import Diffusion, ScheduleConfig
 from drivesim.diffusion.tasks import Known, Upsample, context_planes
+from drivesim.errors import UserError
 from drivesim.machine import probe
 from drivesim.models.denoiser import Context, Denoiser
 
@@ -34,6 +35,13 @@ class SamplerConfig:
     # share of the steps: sharp as those, and cheaper
     interpolate_strength: float = 1.0
     upsample_temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("keyframe_strength", "interpolate_strength"):
+            if not 0 < (found := getattr(self, name)) <= 1:
+                raise UserError(
+                    f"sampler.{name} is {found:g}, expected more than 0, up to 1, which is to start from noise"
+                )
 
     def start(self, denoiser: Denoiser, noise: Tensor) -> Tensor:
         """Standard normal noise [B, T, C, h, w] brought to the temperature of each channel."""

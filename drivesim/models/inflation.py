@@ -19,8 +19,8 @@ from torch.utils.checkpoint import checkpoint
 from drivesim.clip import Layout
 from drivesim.errors import UserError
 from drivesim.models.motion import SceneFlow
-from drivesim.models.tracks import TrackedFlow
 from drivesim.models.temporal import Run, TemporalAttention, TemporalConv, TemporalHead, TemporalTransformer
+from drivesim.models.tracks import TrackedFlow
 
 Site = tuple[str, nn.Module, int, str]  # name, spatial layer, its channels, kind of what follows: KINDS
 KINDS = ("conv", "attention", "head")
