@@ -71,7 +71,16 @@ def keyframes(
         latents = torch.cat([context, context.new_zeros(task.frames - len(context), *context.shape[1:])])[None]
         noise = window_noise(tuple(latents.shape), seed, KEYS, window)
         made = sample_window(
-            denoiser, schedule, layout[None], latents, known, noise, config.keyframe_steps, config, guidance=True
+            denoiser,
+            schedule,
+            layout[None],
+            latents,
+            known,
+            noise,
+            config.keyframe_steps,
+            config,
+            guidance=True,
+            strength=config.keyframe_strength,
         )[0]
         yield from made[len(context) :]
         position = int(keys[-1])
@@ -115,7 +124,16 @@ def interpolate(
         noise = torch.stack([window_noise(tuple(latents.shape[1:]), seed, stream, int(i)) for i in index])
         known = task.known(torch.full((count,), level))
         made = sample_window(
-            denoiser, schedule, layout, latents, known, noise, config.interpolate_steps, config, guidance=True
+            denoiser,
+            schedule,
+            layout,
+            latents,
+            known,
+            noise,
+            config.interpolate_steps,
+            config,
+            guidance=True,
+            strength=config.interpolate_strength,
         )
         yield from made[:, 1:].flatten(0, 1)
         last, window = given[-1], window + count

@@ -42,6 +42,7 @@ TILING = ("upsample_tile", "upsample_overlap", "upsample_portion", "upsample_por
 SHARES = ("eta", "guidance_low", "guidance_high", "guidance_rescale")
 ALWAYS_TOLD = ("speed", "turn", "tracks")  # by a layout, whether the model listens or not; driving steers anyway
 ASKED = ("night", "crowdedness", "weather")  # options that only a model can follow that is told of them
+STRENGTHS = ("keyframe_strength", "interpolate_strength")
 MAX_SECONDS = 24 * 3600.0
 SHEET_FRAMES, SHEET_COLUMNS, SHEET_WIDTH = 12, 4, 384  # a sheet that fits a screen, pixels a frame
 
@@ -70,6 +71,10 @@ class GenerateConfig:
     keyframe_steps: int | None = option(None, "denoising steps of a window of keyframes")
     interpolate_steps: int | None = option(None, "denoising steps of the frames between")
     upsample_steps: int | None = option(None, "denoising steps of the upsampler")
+    keyframe_strength: float | None = option(
+        None, "share of the steps, above 0, up to 1: below 1 keyframes start from what is known, carried there"
+    )
+    interpolate_strength: float | None = option(None, "the same for the frames between")
     layout_guidance: float | None = option(None, "how strongly the layout steers; 1 is unguided")
     guidance: dict[str, float] | None = option(
         None, "how strongly single conditions steer, on top of it, as in {boxes: 2, weather: 1.5}; 1 is unguided"
@@ -103,7 +108,7 @@ def main(argv: Sequence[str]) -> None:
     from drivesim.generation.pipeline import DrivingPipeline
 
     pipeline = DrivingPipeline.from_pretrained(config.bundle, upsampler=config.upsampler == "diffusion")
-    names = ("sampler", "spacing", "guidance", *STEPS, *GUIDANCE, *SHARES, *TILING)
+    names = ("sampler", "spacing", "guidance", *STEPS, *STRENGTHS, *GUIDANCE, *SHARES, *TILING)
     chosen = {name: value for name in names if (value := getattr(config, name)) is not None}
     pipeline.config = replace(pipeline.config, **chosen)
     layout = _layout(config, timed, pipeline)
@@ -124,6 +129,8 @@ def check(config: GenerateConfig) -> TimedLayout | None:
     _range("seed", config.seed, 0, 2**63 - 1)
     for name in STEPS:
         _range(name, getattr(config, name), 1, 1000)
+    for name in STRENGTHS:
+        _range(name, getattr(config, name), 0, 1, above=True)
     for name in GUIDANCE:
         _range(name, getattr(config, name), 0, 100)
     for name, scale in (config.guidance or {}).items():

@@ -46,6 +46,9 @@ class SamplerConfig:
     temperature: float = 1.0  # scales the noise that sampling starts from; below 1: less variety, less noise left
     detail: float = 0.0  # further scales it by spread^detail in channels that spread less than 1, fine detail mostly:
     # a model of little training tells structure from noise long before it tells detail from noise
+    keyframe_strength: float = 1.0  # below 1 keyframes are sampled from the carried frames, with noise that hides this
+    # share of the steps: sharp as those, and cheaper
+    interpolate_strength: float = 1.0
     upsample_temperature: float = 1.0
     spacing: str = "trailing"  # of the timesteps: trailing, or leading as in Stable Diffusion's pipelines
     eta: float = 0.0  # noise drawn at every step of ddim: 0 none, 1 as much as ddpm
@@ -68,6 +71,13 @@ class SamplerConfig:
             raise UserError(
                 f"sampler.context_augmentation={self.context_augmentation}, expected a timestep, 0 to {TIMESTEPS - 1}"
             )
+
+    def __post_init__(self) -> None:
+        for name in ("keyframe_strength", "interpolate_strength"):
+            if not 0 < (found := getattr(self, name)) <= 1:
+                raise UserError(
+                    f"sampler.{name} is {found:g}, expected more than 0, up to 1, which is to start from noise"
+                )
 
     def start(self, denoiser: Denoiser, noise: Tensor) -> Tensor:
         """Standard normal noise [B, T, C, h, w] brought to the temperature of each channel."""
@@ -98,9 +108,18 @@ class SamplerConfig:
         interval = Interval(self.guidance_low, self.guidance_high)
         return guided(answer, told, terms, interval, self.guidance_rescale, self.guidance_batched)
 
-    def sample(self, denoise: Denoise, start: Tensor, noise: Tensor, schedule: ScheduleConfig, steps: int) -> Tensor:
-        """A sample from `start`; what a stochastic sampler draws on the way follows from the `noise` of the window, of
-        which `start` may have nothing left."""
+    def sample(
+        self,
+        denoise: Denoise,
+        start: Tensor,
+        noise: Tensor,
+        schedule: ScheduleConfig,
+        steps: int,
+        guess: Tensor | None = None,
+        strength: float = 1.0,
+    ) -> Tensor:
+        """A sample from `start`, or from `guess` below a strength of 1; what a stochastic sampler draws on the way
+        follows from the `noise` of the window, of which `start` may have nothing left."""
         return sample(
             denoise,
             start,
@@ -110,6 +129,8 @@ class SamplerConfig:
             spacing=self.spacing,
             eta=self.eta,
             generators=continuing(noise),
+            guess=guess,
+            strength=strength,
         )
 
 
@@ -147,10 +168,12 @@ def sample_window(
     steps: int,
     config: SamplerConfig,
     guidance: bool,
+    strength: float = 1.0,
 ) -> Tensor:
     """Fill in a window: latents [B, T, C, h, w] of which `known` are given (the others are ignored), layout [B, T] with
     known ego motion.
 
+    strength  of what sampling makes of the carried frames, see `sampler.sample`; 1: they are only told
     returns  [B, T, C, h, w], the known frames as they were
     """
     device = _device(denoiser)
@@ -172,7 +195,8 @@ def sample_window(
         if guidance:
             terms += layout_terms(denoiser, layout, told, config)
         denoise = config.guided(denoiser, schedule, told, terms)
-        made = config.sample(denoise, config.start(denoiser, noise), noise, schedule, steps)
+        guess = context.held.float() if denoiser.carries and bool(context.given.all()) else None
+        made = config.sample(denoise, config.start(denoiser, noise), noise, schedule, steps, guess, strength)
     return mask * latents + (1 - mask) * made
 
 

@@ -142,7 +142,8 @@ class Denoiser(nn.Module):
     def carry_by(self, autoencoder) -> "Denoiser":
         """Name the autoencoder by which known frames are carried to where driving brings them; see `carry`."""
         if self.carries:
-            self._carrier = [Carrier(autoencoder, self.flow)]
+            assert self.temporal is not None
+            self._carrier = [Carrier(autoencoder, self.temporal.move)]
         return self
 
     @property
@@ -159,7 +160,7 @@ class Denoiser(nn.Module):
             return latents * mask.to(latents)[..., None, None, None]
         if not self._carrier:
             raise RuntimeError("name the autoencoder first: carry_by")
-        return self._carrier[0](latents, mask, layout.travel, layout.heading)
+        return self._carrier[0](latents, mask.to(latents), layout)
 
     def condition(self, layout: Layout, height: int, width: int) -> tuple[Tensor, Tensor | None]:
         """Planes [B, T, P, h, w], positions among them, and tokens [B, T, N, D] of a layout [B, T]."""
