@@ -18,8 +18,10 @@ def layout(sides: list[float], classes: list[int] | None = None) -> Layout:
     n = len(sides)
     boxes = torch.tensor([[0, 0, side, side] for side in sides])[None]
     kinds = torch.tensor([classes or [0] * n])
-    zero = torch.zeros(1)
-    return Layout(boxes, kinds, torch.arange(n)[None], zero, zero, torch.ones(1).bool(), zero, zero)
+    known = torch.ones(1).bool()
+    return replace(
+        Layout.unknown(1, slots=n), boxes=boxes, classes=kinds, tracks=torch.arange(n)[None], known=known
+    )
 
 
 def test_where_nobody_says_how_it_was_driven_it_goes_straight_on_at_the_given_speed():

@@ -16,6 +16,8 @@ from drivesim.errors import UserError
 LICENCE = "CC0-1.0"
 SPARSE = 1  # kind of route in seeds
 FULL = 0
+TIMES = {"day": "by day", "dusk": "at dusk", "night": "at night"}
+TRAFFIC = ((1.3, "heavy"), (0.7, "some"), (1e-9, "light"), (0.0, "no"))  # least crowdedness of a setting -> word
 
 
 @dataclass
@@ -84,7 +86,8 @@ class TownSource:
         """The one clip of a unit; its world is built when the first frame is asked for."""
         fps = self.config.sparse_fps if _is_sparse(unit) else self.config.fps
         frames = self._frames(unit, fps)
-        yield RawClip(unit.name, unit.route, fps, "town", LICENCE, True, frames, _camera(unit), start_s=0.0)
+        caption, camera = describe(self.setting(unit)), _camera(unit)
+        yield RawClip(unit.name, unit.route, fps, "town", LICENCE, True, frames, camera, caption=caption, start_s=0.0)
 
     def setting(self, unit: Unit) -> Setting:
         """What a unit shows; depends on the seed, the names of its route and camera, and the options."""
@@ -113,6 +116,13 @@ class TownSource:
         world = World(setting)
         for index in range(max(1, round(setting.seconds * fps))):
             yield world.frame(index / fps)
+
+
+def describe(setting: Setting) -> str:
+    """What a route shows, in words: "a street at night with heavy traffic"."""
+    busy = setting.crowdedness
+    traffic = next(word for least, word in TRAFFIC if busy >= least)
+    return f"a street {TIMES[setting.time_of_day]} with {traffic} traffic"
 
 
 def _is_sparse(unit: Unit) -> bool:

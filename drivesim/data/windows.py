@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -19,7 +19,7 @@ from drivesim.data.store import ClipStore
 from drivesim.data.video import read_window
 from drivesim.errors import UserError
 
-LAYOUT_FRAMES = 2**17  # frames whose layouts a process keeps: 100 MB of 24 boxes each
+LAYOUT_FRAMES = 2**17  # frames whose layouts a process keeps: 170 MB of 24 boxes each
 NAMES_AT_ONCE = 10_000  # as Python texts a million names take 100 MB
 
 
@@ -76,22 +76,32 @@ class WindowSpec:
 
 @dataclass
 class Batch:
-    """x [B, T, ...] latents or pixels, layout [B, T], level [B]."""
+    """x [B, T, ...] latents or pixels, layout [B, T], level [B]; captions: B texts, each empty where unknown."""
 
     x: Tensor
     layout: Layout
     level: Tensor
+    captions: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.captions = self.captions or [""] * len(self.x)
 
     def to(self, *args, **kwargs) -> "Batch":
-        return Batch(self.x.to(*args, **kwargs), self.layout.to(*args, **kwargs), self.level.to(*args, **kwargs))
+        layout, level = self.layout.to(*args, **kwargs), self.level.to(*args, **kwargs)
+        return Batch(self.x.to(*args, **kwargs), layout, level, self.captions)
 
     def pin_memory(self) -> "Batch":
-        return Batch(self.x.pin_memory(), self.layout.map(Tensor.pin_memory), self.level.pin_memory())
+        layout, level = self.layout.map(Tensor.pin_memory), self.level.pin_memory()
+        return Batch(self.x.pin_memory(), layout, level, self.captions)
+
+    def __getitem__(self, clips: slice) -> "Batch":
+        """Some of its clips."""
+        return Batch(self.x[clips], self.layout[clips], self.level[clips], self.captions[clips])
 
 
-def collate(items: Sequence[tuple[Tensor, Layout, int]]) -> Batch:
-    x, layouts, levels = zip(*items, strict=True)
-    return Batch(torch.stack(x), Layout.stack(layouts), torch.tensor(levels))
+def collate(items: Sequence[tuple[Tensor, Layout, int, str]]) -> Batch:
+    x, layouts, levels, captions = zip(*items, strict=True)
+    return Batch(torch.stack(x), Layout.stack(layouts), torch.tensor(levels), list(captions))
 
 
 @dataclass(frozen=True)
@@ -171,7 +181,8 @@ class WindowDataset(Dataset):
     def __len__(self) -> int:
         return self.length
 
-    def __getitem__(self, i: int) -> tuple[Tensor, Layout, int]:
+    def __getitem__(self, i: int) -> tuple[Tensor, Layout, int, str]:
+        """A window, its layout, the level of its spec, and what the clip shows in words, empty where unknown."""
         rng = np.random.default_rng((self.seed, i))
         which = int(rng.integers(len(self.specs)))
         spec = self.specs[which]
@@ -181,7 +192,7 @@ class WindowDataset(Dataset):
         x = (self.mirrored if mirror else self.reader).window(clip, start, spec.frames, stride, rng)
         layout = self.layout(clip)[start + stride * torch.arange(spec.frames)]
         layout = layout.mirrored() if mirror else layout
-        return *change_pixels(self.augment, x, layout, rng), spec.level
+        return *change_pixels(self.augment, x, layout, rng), spec.level, str(self.store.index["caption"].iat[row])
 
     def _layout(self, clip: str) -> Layout:
         layout = self.store.layout(clip, self.slots)

@@ -33,7 +33,7 @@ CORNERS = ("x1", "y1", "x2", "y2")
 BOX_KEYS = ("track", "class", *CORNERS)
 COLUMNS = (*FRAME_KEYS[:-1], *BOX_KEYS)
 # What a file of boxes beside a video (docs/videos.md) says more. It is a layout too; these fields steer nothing.
-VIDEO_FILE_KEYS = ("unit", "licence", "weather", "night")
+VIDEO_FILE_KEYS = ("unit", "licence", "weather", "caption", "night")
 VIDEO_FRAME_KEYS = ("speed_mps",)
 VIDEO_BOX_KEYS = ("visibility", "x_m", "y_m", "z_m", "length_m", "width_m", "height_m", "yaw")
 UNKNOWN = "unknown"  # class of a CSV row that says "the boxes of this frame are not known"

@@ -36,7 +36,7 @@ class LatentGrid:
     rows: int = 3
 
     def __call__(self, denoiser: Denoiser) -> np.ndarray:
-        batch = Batch(self.batch.x[: self.rows], self.batch.layout[: self.rows], self.batch.level[: self.rows])
+        batch = self.batch[: self.rows]
         config = self.sampler
         noise = window_noise(tuple(batch.x.shape), 0, 0)
         if not self.task.temporal:

@@ -109,7 +109,7 @@ class Workspace:
             return flow
         samples = [pairs[i] for i in range(FLOW_PAIRS)]
         flows = torch.stack([measured_flow(x[0], x[1]) for x, *_ in samples])
-        motions = torch.stack([torch.stack([lay.travel.diff()[0], lay.heading.diff()[0]]) for _, lay, _ in samples])
+        motions = torch.stack([torch.stack([lay.travel.diff()[0], lay.heading.diff()[0]]) for _, lay, *_ in samples])
         return flow.fit(motions, flows)
 
     @property

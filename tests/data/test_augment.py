@@ -123,7 +123,7 @@ def test_mirrored_latents_come_from_a_reader_of_their_own(small_store):
     plain = WindowDataset(small_store, Constant(0), "train", [SPEC], 0)
     shown = [(windows[i], plain[i][1]) for i in range(40)]
     assert {float(x[0]) for (x, *_), _ in shown} == {0, 1}
-    for (x, layout, _), before in shown:
+    for (x, layout, *_), before in shown:
         assert torch.equal(layout.boxes, (before.mirrored() if x[0] else before).boxes)
 
 

@@ -1,4 +1,5 @@
 import pickle
+from dataclasses import replace
 from functools import cache
 
 import cv2
@@ -10,7 +11,7 @@ from data_prep.town.light import build_light
 from data_prep.town.mesh import CORNERS, Polygons, placed
 from data_prep.town.painter import Scene, paint
 from data_prep.town.roads import PAVEMENT_M, ROAD_M
-from data_prep.town.source import TownConfig, TownSource
+from data_prep.town.source import TownConfig, TownSource, describe
 from data_prep.town.vehicles import vehicle
 from data_prep.town.view import View
 from data_prep.town.world import Setting, World
@@ -234,6 +235,17 @@ def test_units_are_named_by_route_and_the_source_can_be_pickled():
     assert source.units() == [Unit(n, n) for n in ("town_0000", "town_0001", "town_s0000")]
     (clip,) = source.clips(source.units()[2])
     assert (clip.fps, clip.licence, clip.source, clip.has_boxes) == (1.875, "CC0-1.0", "town", True)
+
+
+def test_a_clip_says_in_words_what_it_shows():
+    source = TownSource(TownConfig(routes=12, sparse_routes=0))
+    for unit in source.units():
+        setting, (clip,) = source.setting(unit), source.clips(unit)
+        assert clip.caption == describe(setting)
+        assert ("at night" in clip.caption) == (setting.time_of_day == "night")
+    empty = replace(source.setting(source.units()[0]), time_of_day="dusk", crowdedness=0.0)
+    assert describe(empty) == "a street at dusk with no traffic"
+    assert describe(replace(empty, crowdedness=1.6)) == "a street at dusk with heavy traffic"
 
 
 def test_the_shares_of_night_and_dusk_hold():
