@@ -1,4 +1,4 @@
-"""The training loss of every stage: the squared error of the velocity (paper, eq. 1)."""
+"""The training loss of every stage: the squared error of the velocity, weighted over time (paper, eq. 1)."""
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from drivesim.models.denoiser import Denoiser
 
 
 def velocity_loss(denoiser: Denoiser, problem: Problem, diffusion: Diffusion, generator: torch.Generator) -> Tensor:
-    """Noise the problem at random times, predict the velocity, compare on the frames that are not known."""
+    """Noise the problem at random times, predict, compare velocities on the frames that are not known."""
     x = problem.x
     timestep = diffusion.sample_timesteps(len(x), generator).to(x.device)
     noise = torch.randn(x.shape, generator=generator).to(x)
@@ -18,6 +18,5 @@ def velocity_loss(denoiser: Denoiser, problem: Problem, diffusion: Diffusion, ge
     noisy = diffusion.add_noise(x, noise, timestep)
     predicted = predict_velocity(denoiser, diffusion, noisy, timestep, problem.planes, problem.tokens, context)
     error = (predicted - diffusion.velocity(x, noise, timestep)).square().mean((2, 3, 4))
-    if diffusion.config.weighting == "latents":
-        error = error * diffusion.sigmas.to(x.device)[timestep].square()[:, None]
+    error = error * diffusion.weight(timestep)[:, None]
     return (error * problem.weight).sum() / problem.weight.sum().clamp_min(1)

@@ -1,6 +1,6 @@
 """Tasks: what a denoiser makes of a batch, and what it is told. Stages differ by their task object alone."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
 import torch
@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from drivesim.clip import Layout
+from drivesim.diffusion.schedule import TIMESTEPS, Diffusion
+from drivesim.errors import UserError
 from drivesim.models.conditioning import drop
 from drivesim.models.filters import EdgeFilters
 
@@ -24,12 +26,14 @@ FAR_M = 10.0  # metres that count as 1
 class Known:
     """The frames of a window that are given.
 
-    mask   [B, T] 1 for known frames
-    flag   [B] a number that the task wants to tell its temporal layers (interpolation: which level)
+    mask    [B, T] 1 for known frames
+    flag    [B] a number that the task wants to tell its temporal layers (interpolation: which level)
+    noised  [B] timestep to which the known frames were noised; None where a task does not tell
     """
 
     mask: Tensor
     flag: Tensor
+    noised: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,10 @@ class Task(Protocol):
     def context_channels(self) -> int:
         """Channels of the context beyond those of the latents; 0: this task knows no frames."""
 
-    def pose(self, batch: "Batch", denoiser: "Denoiser", generator: torch.Generator) -> Problem: ...
+    def pose(
+        self, batch: "Batch", denoiser: "Denoiser", generator: torch.Generator, diffusion: Diffusion | None = None
+    ) -> Problem:
+        """`diffusion` is the forward process under training, for a task that noises what it tells by it."""
 
 
 @dataclass
@@ -77,31 +84,89 @@ class Frames:
         """Which frames of a training window are known."""
         return None
 
-    def pose(self, batch: "Batch", denoiser: "Denoiser", generator: torch.Generator) -> Problem:
+    def pose(
+        self, batch: "Batch", denoiser: "Denoiser", generator: torch.Generator, diffusion: Diffusion | None = None
+    ) -> Problem:
         z = batch.x
         layout = drop(batch.layout, self.drop_boxes, self.drop_labels, generator)
         planes, tokens = denoiser.condition(layout, z.shape[-2], z.shape[-1])
         known = self.draw(len(z), batch.level, generator)
         if known is None:
             return Problem(z, planes, tokens, None, torch.ones(z.shape[:2], device=z.device))
-        context = context_planes(denoiser, self.augment(z, generator), known, batch.layout)
+        seen, known = self.augment(z, known, generator, diffusion)
+        context = context_planes(denoiser, seen, known, batch.layout)
         return Problem(z, planes, tokens, context, 1 - known.mask.to(z))
 
-    def augment(self, z: Tensor, generator: torch.Generator) -> Tensor:
-        return z
+    def augment(
+        self, z: Tensor, known: Known, generator: torch.Generator, diffusion: Diffusion | None
+    ) -> tuple[Tensor, Known]:
+        """What is seen of the known frames in training, and told of it."""
+        return z, known
 
 
 @dataclass
-class Predict(Frames):
+class Window(Frames):
+    """The base of tasks on windows some of whose frames are known.
+
+    In a rollout the known frames are the model's own. In training they get a little noise that is not told
+    (`context_noise`, its largest standard deviation), or are noised by the forward process to a timestep up to
+    `context_augmentation` which is told (conditioning augmentation; 250 in the paper's text-to-video model), or both.
+    """
+
+    temporal: bool = True
+    context_channels: int = FLAGS
+    context_noise: float = 0.0
+    context_augmentation: int = 0
+
+    def __post_init__(self) -> None:
+        if self.context_augmentation:
+            self.context_channels = FLAGS + 1  # one more plane tells the timestep
+
+    def check(self, name: str) -> None:
+        """raises UserError for values that make no sense, under the name of the task in the configuration."""
+        if not 0 <= self.context_augmentation < TIMESTEPS:
+            raise UserError(
+                f"{name}.context_augmentation={self.context_augmentation}, expected a timestep, 0 to {TIMESTEPS - 1}"
+            )
+        if not self.context_noise >= 0:
+            raise UserError(f"{name}.context_noise={self.context_noise:g}, expected 0 or more")
+
+    def augment(
+        self, z: Tensor, known: Known, generator: torch.Generator, diffusion: Diffusion | None
+    ) -> tuple[Tensor, Known]:
+        if self.context_noise:
+            level = torch.rand(len(z), 1, 1, 1, 1, generator=generator) * self.context_noise
+            z = z + (level * torch.randn(z.shape, generator=generator)).to(z)
+        if not self.context_augmentation:
+            return z, known
+        if diffusion is None:
+            raise ValueError("context_augmentation needs the forward process: pose(..., diffusion)")
+        timestep = torch.randint(self.context_augmentation + 1, (len(z),), generator=generator)
+        return noised_context(z, known, timestep, torch.randn(z.shape, generator=generator), diffusion)
+
+    def told(self, known: Known) -> Known:
+        """`known` with the timestep of frames that were not noised, where this task tells one."""
+        return replace(known, noised=torch.zeros(len(known.mask))) if self.context_augmentation else known
+
+
+@dataclass
+class Predict(Window):
     """Keyframes after 0, 1 or 2 first frames, drawn from a categorical p_S (paper, section 3.2); S = 0 is the
-    unconditional case that context guidance needs. In training the known frames get a little noise, since in a
-    rollout they are the model's own."""
+    unconditional case that context guidance needs."""
 
     frames: int = 8
     probabilities: list[float] = field(default_factory=lambda: [0.1, 0.5, 0.4])
-    context_noise: float = 0.15  # largest standard deviation
-    temporal: bool = True
-    context_channels: int = FLAGS
+    context_noise: float = 0.15
+
+    def check(self, name: str) -> None:
+        super().check(name)
+        most = len(self.probabilities) - 1
+        if not all(p >= 0 for p in self.probabilities) or not sum(self.probabilities) > 0:
+            raise UserError(f"{name}.probabilities={self.probabilities}, expected shares of 0, 1, 2 known frames")
+        if self.frames <= max(most, 2):
+            raise UserError(
+                f"{name}.frames={self.frames}; expected {max(most, 2) + 1} or more, {max(most, 2)} of which may be known"
+            )
 
     def draw(self, batch: int, level: Tensor, generator: torch.Generator) -> Known:
         counts = torch.multinomial(torch.tensor(self.probabilities), batch, replacement=True, generator=generator)
@@ -109,33 +174,60 @@ class Predict(Frames):
 
     def known(self, counts: Tensor) -> Known:
         """The first counts [B] frames are known."""
-        return Known((torch.arange(self.frames) < counts[:, None]).float(), torch.zeros(len(counts)))
-
-    def augment(self, z: Tensor, generator: torch.Generator) -> Tensor:
-        level = torch.rand(len(z), 1, 1, 1, 1, generator=generator) * self.context_noise
-        return z + (level * torch.randn(z.shape, generator=generator)).to(z)
+        mask = (torch.arange(self.frames) < counts[:, None]).float()
+        return self.told(Known(mask, torch.zeros(len(counts))))
 
 
 @dataclass
-class Interpolate(Frames):
-    """The `factor` - 1 frames between two known ones; one model for both levels, told which by a flag (section 3.3)."""
+class Interpolate(Window):
+    """The `factor` - 1 frames between each two of `keys` known ones; one model for both levels, told which by a flag
+    (section 3.3). With T keys a window, T become factor·(T - 1) + 1 in one go.
+
+    drop_context  share of training windows of which nothing is known, which guidance of the interpolation needs
+    """
 
     factor: int = 4
-    temporal: bool = True
-    context_channels: int = FLAGS
+    keys: int = 2
+    drop_context: float = 0.0
 
     @property
     def frames(self) -> int:
-        return self.factor + 1
+        return self.factor * (self.keys - 1) + 1
+
+    def check(self, name: str) -> None:
+        super().check(name)
+        for option in ("factor", "keys"):
+            if getattr(self, option) < 2:
+                raise UserError(f"{name}.{option}={getattr(self, option)}, expected 2 or more")
+        if not 0 <= self.drop_context < 1:
+            raise UserError(f"{name}.drop_context={self.drop_context:g}, expected 0 or more and less than 1")
+
+    def frames_of(self, keys: int) -> int:
+        """Frames that a sequence of `keys` becomes, in windows that share their ends.
+
+        raises  UserError if that many do not fill whole windows
+        """
+        left = (keys - 1) % (self.keys - 1)
+        if keys < 1 or left:
+            low = max(keys - left, 1) if keys > 0 else 1
+            raise UserError(
+                f"{keys} frames do not fill windows of {self.keys} keys that share their ends; the nearest numbers that "
+                f"do are {low} and {low + self.keys - 1}"
+            )
+        return self.factor * (keys - 1) + 1
 
     def draw(self, batch: int, level: Tensor, generator: torch.Generator) -> Known:
-        return self.known(level)
+        known = self.known(level)
+        if not self.drop_context:
+            return known
+        keep = torch.rand(batch, 1, generator=generator) >= self.drop_context
+        return replace(known, mask=known.mask * keep)
 
     def known(self, level: Tensor) -> Known:
-        """Both ends are known; level [B] is 0 for the coarse and 1 for the fine interpolation."""
+        """Every `factor`-th frame is known; level [B] is 0 for the coarse and 1 for the fine interpolation."""
         mask = torch.zeros(len(level), self.frames)
-        mask[:, 0] = mask[:, -1] = 1
-        return Known(mask, level.float())
+        mask[:, :: self.factor] = 1
+        return self.told(Known(mask, level.float()))
 
 
 @dataclass
@@ -163,7 +255,9 @@ class Upsample:
         """Of the low resolution on the denoiser's grid: its pixels, its detail, and the level of its noise."""
         return 2 * 3 * (self.patch // self.factor) ** 2 + 1
 
-    def pose(self, batch: "Batch", denoiser: "Denoiser", generator: torch.Generator) -> Problem:
+    def pose(
+        self, batch: "Batch", denoiser: "Denoiser", generator: torch.Generator, diffusion: Diffusion | None = None
+    ) -> Problem:
         """batch.x [B, T, 3, H, W] full resolution."""
         high = batch.x
         low = self.shrink(high)
@@ -211,10 +305,19 @@ class Upsample:
         return F.pixel_shuffle(x.flatten(0, 1), self.patch).unflatten(0, x.shape[:2])
 
 
+def noised_context(
+    latents: Tensor, known: Known, timestep: Tensor, noise: Tensor, diffusion: Diffusion
+) -> tuple[Tensor, Known]:
+    """Known frames noised by the forward process to timesteps [B], which are told; latents, noise [B, T, C, h, w]."""
+    timestep = timestep.to(latents.device)
+    return diffusion.add_noise(latents, noise.to(latents), timestep), replace(known, noised=timestep)
+
+
 def context_planes(denoiser: "Denoiser", latents: Tensor, known: Known, layout: Layout) -> Tensor:
     """Input of the context encoder [B, T, C + FLAGS, h, w]: the known latents, carried to the unknown frames; the mask;
     the flag; and how far the car is from the nearest known frame, that is, how much the carried ones are worth. Where
-    nothing is carried, the paper's c_S = (m o z, m) and the flag.
+    nothing is carried, the paper's c_S = (m o z, m) and the flag. One more plane where `known.noised` tells how noisy
+    the known frames are, as a share of all timesteps.
 
     latents [B, T, C, h, w], of which the known are looked at; layout [B, T] with known ego motion
     """
@@ -222,9 +325,11 @@ def context_planes(denoiser: "Denoiser", latents: Tensor, known: Known, layout: 
     flag = known.flag.to(latents)[:, None] * torch.ones_like(mask)
     h, w = latents.shape[-2:]
     apart = distance(mask, layout.travel.to(latents)) if denoiser.carries else torch.zeros_like(mask)
-    flags = torch.stack([mask, flag, apart / FAR_M], 2)
+    flags = [mask, flag, apart / FAR_M]
+    if known.noised is not None:
+        flags.append(known.noised.to(latents)[:, None] / TIMESTEPS * mask)
     carried = denoiser.carry(latents, mask, layout)
-    return torch.cat([carried, flags[..., None, None].expand(-1, -1, -1, h, w)], 2)
+    return torch.cat([carried, torch.stack(flags, 2)[..., None, None].expand(-1, -1, -1, h, w)], 2)
 
 
 def distance(mask: Tensor, travel: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ no frame comes twice or is missing (paper, section 3.3: T frames become 4·(T - 
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import islice
 
 import torch
@@ -80,26 +81,35 @@ def interpolate(
     config: SamplerConfig,
     batch: int = 4,
 ) -> Iterator[Tensor]:
-    """`factor` - 1 frames between each two; `spacing` final frames lie between the frames that come in. `batch` pairs
-    are made at once, which is only a matter of speed: noise belongs to a pair."""
+    """`factor` - 1 frames between each two, in windows of `task.keys` that share their ends; `spacing` final frames lie
+    between the frames that come in. About `batch` pairs are made at once, which is only a matter of speed: noise belongs
+    to a window.
+
+    raises  UserError where the frames end within a window
+    """
+    steps = task.keys - 1  # pairs a window
+    at_once = max(batch // steps, 1)
+    config = replace(config, context_guidance=config.interpolate_guidance, layout_guidance=1.0)
     last = next(frames)
-    pair = 0
+    window = 0
     yield last
-    while ends := list(islice(frames, batch)):
-        firsts = torch.stack([last, *ends[:-1]])
-        latents = firsts.new_zeros(len(ends), task.frames, *last.shape)
-        latents[:, 0], latents[:, -1] = firsts, torch.stack(ends)
-        index = torch.arange(pair, pair + len(ends))
-        at = index[:, None] * spacing + torch.arange(task.frames) * (spacing // task.factor)
+    while given := list(islice(frames, at_once * steps)):
+        task.frames_of(1 + window * steps + len(given))  # refuses a part of a window
+        keys = torch.stack([last, *given])
+        count = len(given) // steps
+        latents = keys.new_zeros(count, task.frames, *last.shape)
+        latents[:, :: task.factor] = torch.stack([keys[i * steps : i * steps + task.keys] for i in range(count)])
+        index = torch.arange(window, window + count)
+        at = index[:, None] * steps * spacing + torch.arange(task.frames) * (spacing // task.factor)
         layout = Layout.stack([layout_at(row) for row in at])
         stream = FINE if level else COARSE
         noise = torch.stack([window_noise(tuple(latents.shape[1:]), seed, stream, int(i)) for i in index])
-        known = task.known(torch.full((len(ends),), level))
+        known = task.known(torch.full((count,), level))
         made = sample_window(
-            denoiser, schedule, layout, latents, known, noise, config.interpolate_steps, config, guidance=False
+            denoiser, schedule, layout, latents, known, noise, config.interpolate_steps, config, guidance=True
         )
         yield from made[:, 1:].flatten(0, 1)
-        last, pair = ends[-1], pair + len(ends)
+        last, window = given[-1], window + count
 
 
 @torch.no_grad()

@@ -46,7 +46,7 @@ class LatentVideoDiffusion(pl.LightningModule):
         return loss
 
     def _loss(self, batch: Batch, generator: torch.Generator) -> torch.Tensor:
-        problem = self.task.pose(batch, self.denoiser, generator)
+        problem = self.task.pose(batch, self.denoiser, generator, self.diffusion)
         loss = velocity_loss(self.denoiser, problem, self.diffusion, generator)
         if not torch.isfinite(loss):
             raise RuntimeError(
