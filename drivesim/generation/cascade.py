@@ -20,6 +20,7 @@ from drivesim.generation.samplers import SamplerConfig, sample_frames, sample_up
 from drivesim.machine import probe
 from drivesim.models.autoencoder import Autoencoder
 from drivesim.models.denoiser import Denoiser
+from drivesim.models.video_decoder import WINDOW
 
 LayoutAt = Callable[[Tensor], Layout]  # final frame indices [n], any whole numbers -> layout [n] with ego motion
 IMAGE, KEYS, COARSE, FINE, UPSAMPLE = range(5)  # streams of noise
@@ -113,10 +114,16 @@ def interpolate(
 
 
 @torch.no_grad()
-def decode(autoencoder: Autoencoder, latents: Iterator[Tensor], window: int = 8) -> Iterator[Tensor]:
-    """Pixels [3, H, W] of latents. The temporal decoder sees windows that overlap by two frames, of which each window
-    keeps the half it sees both sides of, so that no border between windows shows."""
-    overlap = 2 if autoencoder.temporal is not None else 0
+def decode(autoencoder: Autoencoder, latents: Iterator[Tensor], window: int = 0) -> Iterator[Tensor]:
+    """Pixels [3, H, W] of latents. The temporal decoder sees windows of frames that overlap, of which each window keeps
+    the half it sees both sides of: with aligned neighbours alone no border between windows shows, with layers that see
+    all of a window each frame at least sees a quarter of it to each side.
+
+    window  frames decoded at once; 0: as many as the decoder was trained on
+    """
+    layers = autoencoder.temporal
+    window = window or (layers.window if layers else WINDOW)
+    overlap = layers.overlap(window) if layers else 0
     chunk, done = list(islice(latents, window)), 0  # done: frames at its start that the chunk before has yielded
     while len(chunk) > done:
         with probe().autocast():

@@ -73,6 +73,9 @@ class AveragedWeights(WeightAveraging):
     def __init__(self, decay: float) -> None:
         def average(averaged: list[torch.Tensor], current: list[torch.Tensor], count: torch.Tensor | int) -> None:
             n = float(count)
+            if not averaged[0].is_floating_point():  # how often a batch norm has been called
+                torch._foreach_copy_(averaged, current)
+                return
             torch._foreach_lerp_(averaged, current, 1 - min(decay, (1 + n) / (10 + n)))
 
         super().__init__(multi_avg_fn=average)

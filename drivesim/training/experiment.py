@@ -10,6 +10,7 @@ from drivesim.generation.samplers import SamplerConfig
 from drivesim.models.autoencoder import AutoencoderConfig
 from drivesim.models.denoiser import DenoiserConfig
 from drivesim.models.inflation import TemporalConfig
+from drivesim.models.video_decoder import VideoDecoderConfig
 
 
 @dataclass
@@ -43,8 +44,15 @@ class StageConfig:
     weight_decay: float = 0.01
     ema_decay: float = 0.995
     accumulate: int = 1
-    adversarial: float = 0.0  # autoencoder and decoder: weight of the patch discriminator
-    kl: float = 1e-6  # kl autoencoder only
+    # Autoencoder and decoder alone:
+    reconstruction: str = "flicker"  # l1, l2, or l2 of pixels and, in video, of their change from frame to frame
+    perceptual: str = ""  # stlpips, or a safetensors file of VGG-16 for LPIPS; empty: none (models/perceptual.py)
+    perceptual_weight: float = 1.0
+    adversarial: float = 0.0  # weight of the patch discriminator, of video in the decoder, else of pictures
+    image_adversarial: float = 0.0  # decoder: weight of one of pictures beside it, which the paper found worse
+    adversarial_start: int = 0  # steps before discriminators begin
+    discriminator_width: int = 32  # channels of their first layer; latent diffusion has 64
+    kl: float = 1e-6  # kl autoencoder: weight of the divergence of latents, against the summed error of pixels
     train_image: bool = False  # a temporal stage: the image layers are trained too, the paper's "end to end"
     checkpointing: bool = False  # activations are computed again in the backward pass: less memory, a third more time
     augment: AugmentConfig = field(default_factory=AugmentConfig)
@@ -66,6 +74,7 @@ class ExperimentConfig:
     data: DataConfig = field(default_factory=DataConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
+    decoder: VideoDecoderConfig = field(default_factory=VideoDecoderConfig)  # its temporal layers
     denoiser: DenoiserConfig = field(default_factory=DenoiserConfig)
     upsampler: DenoiserConfig = field(default_factory=DenoiserConfig)
     temporal: TemporalConfig = field(default_factory=TemporalConfig)  # of keyframes, interpolation and upsampler

@@ -20,11 +20,13 @@ from drivesim.diffusion.schedule import Diffusion
 from drivesim.diffusion.tasks import Frames, Interpolate, Predict, Task, Upsample
 from drivesim.errors import UserError
 from drivesim.machine import probe
-from drivesim.models.autoencoder import Autoencoder, AutoencoderConfig, PatchAutoencoder
+from drivesim.models.autoencoder import Autoencoder, AutoencoderConfig
 from drivesim.models.conditioning import label_features, rasterise
 from drivesim.models.denoiser import Denoiser, DenoiserConfig
 from drivesim.models.inflation import TemporalConfig
 from drivesim.models.motion import SceneFlow, measured_flow
+from drivesim.models.patch_autoencoder import PatchAutoencoder
+from drivesim.models.video_decoder import VideoDecoderConfig
 from drivesim.training.experiment import ExperimentConfig, StageConfig
 from drivesim.training.grids import GridMaker, LatentGrid, UpsampleGrid
 from drivesim.training.latent import LatentVideoDiffusion
@@ -194,6 +196,9 @@ class StageRun:
 
 def autoencoder(work: Workspace, stage: StageConfig) -> StageRun:
     model = work.experiment.autoencoder.build()
+    if model.config.pretrained:
+        model.load_pretrained()
+        model.requires_grad_(model.config.finetune)
     data, validation = work.data(work.frames, work.specs["autoencoder"], stage)
     if isinstance(model, PatchAutoencoder):
         sample = [data.dataset[i][0] for i in range(min(256, max(64, 4 * stage.batch_size)))]
@@ -222,9 +227,11 @@ def interpolate(work: Workspace, stage: StageConfig) -> StageRun:
 
 
 def decoder(work: Workspace, stage: StageConfig) -> StageRun:
-    model = load_autoencoder(work.bundle).inflate_decoder()
+    config = work.experiment.decoder
+    config = replace(config, temporal=replace(config.temporal, frames=stage.frames))
+    model = load_autoencoder(work.bundle).inflate_decoder(config)
     data, validation = work.data(work.frames, work.specs["decoder"], stage)
-    return StageRun(AutoencoderTraining(model, stage, True, validation, work.seed), data, {"frames": stage.frames})
+    return StageRun(AutoencoderTraining(model, stage, True, validation, work.seed), data, {"model": to_dict(config)})
 
 
 def upsample(work: Workspace, stage: StageConfig) -> StageRun:
@@ -316,13 +323,17 @@ def _residual_std(task: Upsample, denoiser: Denoiser, batches: list[Batch]) -> f
     return float((high - task.base(task.shrink(high), denoiser.filters)).std().clamp_min(1e-3))
 
 
+# Before a bundle said what its decoder is made of.
+OLD_DECODER = VideoDecoderConfig(temporal=TemporalConfig(attention="none"))
+
+
 def load_autoencoder(bundle: Bundle, decoder: bool = False) -> Autoencoder:
     """The autoencoder of a bundle, frozen; with `decoder`, its decoder is the temporally tuned one."""
     model = bundle.network("autoencoder", AutoencoderConfig)
     model.requires_grad_(False).eval()
     if decoder:
-        bundle.config("decoder")
-        model.inflate_decoder()
+        known = "model" in bundle.config("decoder")
+        model.inflate_decoder(bundle.value("decoder", "model", VideoDecoderConfig) if known else OLD_DECODER)
         assert model.temporal is not None
         bundle.load("decoder", model.temporal.requires_grad_(False))
     return model

@@ -7,7 +7,7 @@ import sys
 import time
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from drivesim.errors import UserError
 from drivesim.machine import describe, probe
 from drivesim.training.callbacks import AveragedWeights, Budget, Checkpoints, SampleGrid, WholeCheckpoints
 from drivesim.training.experiment import ExperimentConfig, StageConfig
+from drivesim.training.pixels import check_recipe
 from drivesim.training.stages import LATENT_STAGES, STAGES, StageRun, Workspace
 
 
@@ -122,12 +123,20 @@ def check(config: TrainConfig) -> None:
     for f in fields(config.config.stages):
         stage = getattr(config.config.stages, f.name)
         stage.augment.check(f"config.stages.{f.name}.augment", pixels=f.name not in LATENT_STAGES)
+    for name in ("autoencoder", "decoder"):
+        check_recipe(name, getattr(config.config.stages, name), min(data.height, data.width))
     _check_networks(config.config)
     if config.budget_minutes is not None and not 0 < config.budget_minutes < 1e6:
         raise UserError(f"budget_minutes={config.budget_minutes:g}; expected more than 0")
     if config.budget_minutes is None:
+        autoencoder = config.config.autoencoder
+        taken = ["autoencoder"] if autoencoder.pretrained and not autoencoder.finetune else []  # as it is, no steps
         for f in fields(config.config.stages):
-            if getattr(config.config.stages, f.name).max_steps <= 0 and config.stage in ("all", f.name):
+            if (
+                f.name not in taken
+                and getattr(config.config.stages, f.name).max_steps <= 0
+                and config.stage in ("all", f.name)
+            ):
                 raise UserError(
                     f"nothing ends stage {f.name}: give budget_minutes=... or config.stages.{f.name}.max_steps=..."
                 )
@@ -148,6 +157,8 @@ def train_stage(name: str, config: TrainConfig, work: Workspace) -> None:
     stage: StageConfig = getattr(config.config.stages, name)
     pl.seed_everything(config.seed, workers=True, verbose=False)
     run = STAGES[name](work, stage)
+    if not any(p.requires_grad for p in run.module.parameters()):
+        stage = replace(stage, max_steps=0)  # trained elsewhere: it goes into the bundle as it is
     folder = Path(config.out) / name
     last = folder / "last.ckpt"
     seconds = None if config.budget_minutes is None else 60 * config.budget_minutes * stage.share

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from itertools import count, islice
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -120,11 +121,11 @@ def test_the_number_of_pairs_made_at_once_changes_no_noise(windows):
 
 
 class Counting(nn.Module):
-    """An autoencoder that shows a latent's value; `temporal` only says that there is one."""
+    """An autoencoder that shows a latent's value; `temporal` only says how much windows overlap."""
 
     def __init__(self, temporal: bool) -> None:
         super().__init__()
-        self.temporal = object() if temporal else None
+        self.temporal = SimpleNamespace(window=8, overlap=lambda window: 2) if temporal else None
         self.windows: list[list[float]] = []
 
     def decode(self, z: torch.Tensor, frames: int) -> torch.Tensor:
