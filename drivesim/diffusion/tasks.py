@@ -1,5 +1,6 @@
 """Tasks: what a denoiser makes of a batch, and what it is told. Stages differ by their task object alone."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
@@ -77,6 +78,7 @@ class Frames:
 
     drop_boxes: float = 0.1
     drop_labels: float = 0.1
+    drop_text: float = 0.1  # of a network that reads captions
     temporal: bool = False
     context_channels: int = 0
 
@@ -89,7 +91,8 @@ class Frames:
     ) -> Problem:
         z = batch.x
         layout = drop(batch.layout, self.drop_boxes, self.drop_labels, generator)
-        planes, tokens = denoiser.condition(layout, z.shape[-2], z.shape[-1])
+        captions = drop_texts(batch.captions, self.drop_text, generator) if denoiser.reads else ()
+        planes, tokens = denoiser.condition(layout, z.shape[-2], z.shape[-1], captions)
         known = self.draw(len(z), batch.level, generator)
         if known is None:
             return Problem(z, planes, tokens, None, torch.ones(z.shape[:2], device=z.device))
@@ -152,11 +155,17 @@ class Window(Frames):
 @dataclass
 class Predict(Window):
     """Keyframes after 0, 1 or 2 first frames, drawn from a categorical p_S (paper, section 3.2); S = 0 is the
-    unconditional case that context guidance needs."""
+    unconditional case that context guidance needs. With probabilities of that case alone, [1.0], as in text-to-video,
+    there is no context."""
 
     frames: int = 8
     probabilities: list[float] = field(default_factory=lambda: [0.1, 0.5, 0.4])
     context_noise: float = 0.15
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(self.probabilities) == 1:
+            self.context_channels = 0
 
     def check(self, name: str) -> None:
         super().check(name)
@@ -168,7 +177,9 @@ class Predict(Window):
                 f"{name}.frames={self.frames}; expected {max(most, 2) + 1} or more, {max(most, 2)} of which may be known"
             )
 
-    def draw(self, batch: int, level: Tensor, generator: torch.Generator) -> Known:
+    def draw(self, batch: int, level: Tensor, generator: torch.Generator) -> Known | None:
+        if not self.context_channels:
+            return None
         counts = torch.multinomial(torch.tensor(self.probabilities), batch, replacement=True, generator=generator)
         return self.known(counts)
 
@@ -303,6 +314,12 @@ class Upsample:
 
     def unfold(self, x: Tensor) -> Tensor:
         return F.pixel_shuffle(x.flatten(0, 1), self.patch).unflatten(0, x.shape[:2])
+
+
+def drop_texts(captions: Sequence[str], rate: float, generator: torch.Generator) -> list[str]:
+    """Captions, each forgotten with probability `rate`: classifier-free guidance needs a network that knows none."""
+    forgotten = torch.rand(len(captions), generator=generator) < rate
+    return ["" if drop else text for text, drop in zip(captions, forgotten.tolist(), strict=True)]
 
 
 def noised_context(

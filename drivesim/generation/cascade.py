@@ -81,16 +81,17 @@ def interpolate(
     seed: int,
     config: SamplerConfig,
     batch: int = 4,
+    caption: str = "",
 ) -> Iterator[Tensor]:
     """`factor` - 1 frames between each two, in windows of `task.keys` that share their ends; `spacing` final frames lie
     between the frames that come in. About `batch` pairs are made at once, which is only a matter of speed: noise belongs
-    to a window.
+    to a window. The caption is for a denoiser that reads.
 
     raises  UserError where the frames end within a window
     """
     steps = task.keys - 1  # pairs a window
     at_once = max(batch // steps, 1)
-    config = replace(config, context_guidance=config.interpolate_guidance, layout_guidance=1.0)
+    config = replace(config, context_guidance=config.interpolate_guidance, layout_guidance=1.0, text_guidance=1.0)
     last = next(frames)
     window = 0
     yield last
@@ -107,7 +108,16 @@ def interpolate(
         noise = torch.stack([window_noise(tuple(latents.shape[1:]), seed, stream, int(i)) for i in index])
         known = task.known(torch.full((count,), level))
         made = sample_window(
-            denoiser, schedule, layout, latents, known, noise, config.interpolate_steps, config, guidance=True
+            denoiser,
+            schedule,
+            layout,
+            latents,
+            known,
+            noise,
+            config.interpolate_steps,
+            config,
+            guidance=True,
+            captions=[caption] * count,
         )
         yield from made[:, 1:].flatten(0, 1)
         last, window = given[-1], window + count

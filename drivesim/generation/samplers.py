@@ -29,6 +29,8 @@ class SamplerConfig:
     interpolate_steps: int = 6
     upsample_steps: int = 3
     layout_guidance: float = 1.5  # classifier-free guidance of boxes and labels, image LDM and keyframes
+    text_guidance: float = 7.5  # of captions, where these are told instead: keyframes of text-to-video
+    negative_prompt: str = ""  # what text guidance leads away from
     context_guidance: float = 1.0  # paper, section 3.2; 1 is off, since it doubles the cost of a keyframe
     upsample_noise: float = 0.02  # noise augmentation at sampling time
     temperature: float = 1.0  # scales the noise that sampling starts from; below 1: less variety, less noise left
@@ -37,7 +39,9 @@ class SamplerConfig:
     upsample_temperature: float = 1.0
     spacing: str = "trailing"  # of the timesteps: trailing, or leading as in Stable Diffusion's pipelines
     eta: float = 0.0  # noise drawn at every step of ddim: 0 none, 1 as much as ddpm
-    interpolate_guidance: float = 1.0  # context guidance of the interpolation; needs interpolate.drop_context in training
+    interpolate_guidance: float = (
+        1.0  # context guidance of the interpolation; needs interpolate.drop_context in training
+    )
     guidance_low: float = 0.0  # timesteps that are guided, as shares of all: 0 is data, 1 is noise
     guidance_high: float = 1.0
     guidance_rescale: float = 0.0  # 0..1, how far guided answers are brought back to the spread of unguided ones
@@ -96,13 +100,19 @@ class Told:
 
 @torch.no_grad()
 def sample_frames(
-    denoiser: Denoiser, schedule: ScheduleConfig, layout: Layout, noise: Tensor, config: SamplerConfig
+    denoiser: Denoiser,
+    schedule: ScheduleConfig,
+    layout: Layout,
+    noise: Tensor,
+    config: SamplerConfig,
+    captions: Sequence[str] = (),
 ) -> Tensor:
-    """Latents [B, T, C, h, w] of frames by themselves: the image LDM. layout [B, T], noise like the latents."""
+    """Latents [B, T, C, h, w] of frames of which none is known: the image LDM, text-to-video. layout [B, T], captions
+    one for each of B, noise like the latents."""
     device = _device(denoiser)
     layout, noise = layout.to(device), noise.to(device)
     with probe().autocast():
-        told = Told(*denoiser.condition(layout, *noise.shape[-2:]))
+        told = Told(*denoiser.condition(layout, noise.shape[-2], noise.shape[-1], captions))
         denoise = config.guided(denoiser, schedule, told, layout_terms(denoiser, layout, told, config))
         return config.sample(denoise, config.start(denoiser, noise), noise, schedule, config.image_steps)
 
@@ -118,6 +128,7 @@ def sample_window(
     steps: int,
     config: SamplerConfig,
     guidance: bool,
+    captions: Sequence[str] = (),
 ) -> Tensor:
     """Fill in a window: latents [B, T, C, h, w] of which `known` are given (the others are ignored), layout [B, T] with
     known ego motion.
@@ -134,7 +145,7 @@ def sample_window(
             drawn = torch.stack([torch.randn(latents.shape[1:], generator=g) for g in continuing(noise.neg())])
             seen, known = noised_context(latents, known, timestep, drawn, Diffusion(schedule))
         context = denoiser.encode_context(context_planes(denoiser, seen, known, layout))
-        told = Told(*denoiser.condition(layout, *noise.shape[-2:]), context)
+        told = Told(*denoiser.condition(layout, noise.shape[-2], noise.shape[-1], captions), context)
         terms = []
         if guidance and config.context_guidance != 1.0:
             nothing = replace(known, mask=torch.zeros_like(known.mask))
@@ -148,11 +159,14 @@ def sample_window(
 
 
 def layout_terms(denoiser: Denoiser, layout: Layout, told: Told, config: SamplerConfig) -> list[Term]:
-    """Guidance by the layout: away from one that says nothing."""
-    if config.layout_guidance == 1.0:
+    """Guidance by the layout, away from one that says nothing; or by the caption, away from the negative prompt."""
+    scale = config.text_guidance if denoiser.reads else config.layout_guidance
+    if scale == 1.0:
         return []
-    planes, tokens = denoiser.condition(unknown_like(layout), *told.planes.shape[-2:])
-    return [Term(config.layout_guidance, replace(told, planes=planes, tokens=tokens))]
+    nothing = [config.negative_prompt] * len(layout.night)
+    height, width = told.planes.shape[-2:]
+    planes, tokens = denoiser.condition(unknown_like(layout), height, width, nothing)
+    return [Term(scale, replace(told, planes=planes, tokens=tokens))]
 
 
 @torch.no_grad()
@@ -173,9 +187,9 @@ def sample_upsampled(
     return (base + task.unfold(residual * task.residual_std)).clamp(-1, 1)
 
 
-def _device(module: torch.nn.Module) -> torch.device:
-    """Where a network lives, and its samples are made."""
-    return next(module.parameters()).device
+def _device(module: Denoiser) -> torch.device:
+    """Where a network lives, and its samples are made. Its weights may wait elsewhere (generation/offload.py)."""
+    return module.latent_std.device
 
 
 def unknown_like(layout: Layout) -> Layout:

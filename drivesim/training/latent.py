@@ -71,8 +71,10 @@ class LatentVideoDiffusion(pl.LightningModule):
         # By hand: Lightning does not clip for a fused optimizer, which halves the time of its step on a CPU.
         torch.nn.utils.clip_grad_norm_([p for p in self.denoiser.parameters() if p.requires_grad], 1.0)
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
+    def configure_optimizers(self) -> torch.optim.Optimizer | list[torch.optim.Optimizer]:
         trained = [p for p in self.denoiser.parameters() if p.requires_grad]
+        if not trained:  # a pretrained image network that is taken as it is
+            return []
         return torch.optim.AdamW(
             trained, lr=self.stage.lr, weight_decay=self.stage.weight_decay, betas=(0.9, 0.99), fused=True
         )

@@ -59,6 +59,7 @@ def main(argv: Sequence[str]) -> None:
     chosen = list(STAGES) if config.stage == "all" else [config.stage]
     if unknown := [name for name in chosen if name not in STAGES]:
         raise UserError(f"unknown stage {unknown[0]!r}; one of all, {', '.join(STAGES)}")
+    config.config = config.config.resolved()
     check(config)
     quiet()
     store = ClipStore(config.data).select(config.config.data.where)
@@ -66,7 +67,9 @@ def main(argv: Sequence[str]) -> None:
     chosen_clips = f"{len(store.clips('train'))} training clips of {config.data}"
     chosen_clips += f" where {store.selection}" if store.selection else ""
     print(f"drivesim train: {chosen_clips}, {describe()}", file=sys.stderr)
-    if not store.index["has_boxes"].any():
+    if config.config.denoiser.pretrained:
+        _tell_captions(store)
+    elif not store.index["has_boxes"].any():
         print("drivesim train: no boxes in this store, so nothing will be steered by boxes", file=sys.stderr)
     work.check(chosen)
     for name in chosen:
@@ -81,6 +84,13 @@ def main(argv: Sequence[str]) -> None:
         again = "run the command with stage=all and without overwrite to train them again"
         print(f"out of date now: {', '.join(left)}; {again}", file=sys.stderr)
     print(f"bundle: {work.bundle.root}", file=sys.stderr)
+
+
+def _tell_captions(store: ClipStore) -> None:
+    silent = int((store.index["caption"] == "").sum())
+    if silent:
+        words = f"{silent} of {len(store.index)} clips have no caption, so nothing is learned of words there"
+        print(f"drivesim train: {words}", file=sys.stderr)
 
 
 def _other_data(name: str, config: TrainConfig, work: Workspace) -> str:
@@ -117,8 +127,7 @@ def check(config: TrainConfig) -> None:
         raise UserError(f"checkpoint_seconds={config.checkpoint_seconds}, devices={config.devices}; expected 1 or more")
     if (asked := config.config.denoiser.channels) != (made := config.config.autoencoder.channels):
         raise UserError(f"config.denoiser.channels is {asked} but the autoencoder makes {made}; set them alike")
-    if (found := config.config.schedule.weighting) not in ("velocity", "latents"):
-        raise UserError(f"config.schedule.weighting is {found!r}, expected velocity or latents")
+    config.config.schedule.check_training()
     check_tag(config.config.data.balance)
     for f in fields(config.config.stages):
         stage = getattr(config.config.stages, f.name)
@@ -130,7 +139,9 @@ def check(config: TrainConfig) -> None:
         raise UserError(f"budget_minutes={config.budget_minutes:g}; expected more than 0")
     if config.budget_minutes is None:
         autoencoder = config.config.autoencoder
+        image = config.config.denoiser
         taken = ["autoencoder"] if autoencoder.pretrained and not autoencoder.finetune else []  # as it is, no steps
+        taken += ["image"] if image.pretrained and not image.finetune else []
         for f in fields(config.config.stages):
             if (
                 f.name not in taken
@@ -245,7 +256,7 @@ def export(
         "fps": work.fps,
         "sampler": asdict(config.config.sampler),
     }
-    work.bundle.save(name, run.config, module.result(), record, common)  # type: ignore[operator]
+    work.bundle.save(name, run.config, module.result(), record, common, run.folders)  # type: ignore[operator]
     print(
         f"{name}: {trainer.global_step} steps in {budget.time_elapsed():.0f} s, {trained / 1e6:.1f} M parameters "
         f"trained, held-out loss {validation:.4f}",

@@ -1,0 +1,90 @@
+"""Weights of a LoRA file (Hu et al. 2021) added to a backbone, by diffusers and peft, in their names or kohya's."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from torch import nn
+
+from drivesim.errors import UserError
+
+ADAPTER = "added"
+
+
+def merge_lora(path: Path | str, unet: nn.Module, scale: float = 1.0) -> None:
+    """Add `scale` times a LoRA file to a U-Net's weights, in place; its layers stay what they are.
+
+    raises  UserError for a file that is no LoRA for it
+    """
+    from diffusers import StableDiffusionPipeline
+
+    state, alphas = _read(path, unet.config)
+    if not any(name.startswith("unet.") for name in state):
+        raise UserError(f"{path} changes nothing in a U-Net; expected the LoRA of a Stable Diffusion model")
+    with _fitting(path):
+        StableDiffusionPipeline.load_lora_into_unet(state, alphas, unet, adapter_name=ADAPTER)
+    _merge(path, unet, scale, _layers(state, "unet."))
+
+
+def merge_lora_into_text(path: Path | str, text_encoder: nn.Module, scale: float = 1.0) -> None:
+    """The same for a text encoder, of which most LoRA files change nothing."""
+    from diffusers import StableDiffusionPipeline
+
+    state, alphas = _read(path, None)
+    if not any(name.startswith("text_encoder.") for name in state):
+        return
+    with _fitting(path):
+        StableDiffusionPipeline.load_lora_into_text_encoder(
+            state, alphas, text_encoder, prefix="text_encoder", adapter_name=ADAPTER
+        )
+    _merge(path, text_encoder, scale, _layers(state, "text_encoder."))
+
+
+def _read(path: Path | str, unet_config: Any) -> tuple[dict[str, Any], Any]:
+    from diffusers import StableDiffusionPipeline
+
+    path = Path(path)
+    if path.suffix != ".safetensors" or not path.is_file():
+        raise UserError(
+            f"lora={path} is no safetensors file; pickles are never read, save it again with safe_serialization=True"
+        )
+    with _fitting(path):
+        return StableDiffusionPipeline.lora_state_dict(
+            str(path.parent),
+            weight_name=path.name,
+            unet_config=unet_config,
+            use_safetensors=True,
+            local_files_only=True,
+        )
+
+
+def _layers(state: dict[str, Any], prefix: str) -> int:
+    """How many layers a file changes below a prefix: each has one matrix that brings it back to its width."""
+    return sum(name.startswith(prefix) and ("lora_B." in name or "lora.up." in name) for name in state)
+
+
+def _merge(path: Path | str, model: nn.Module, scale: float, expected: int) -> None:
+    """Add what was loaded to the weights and put the plain layers back."""
+    from diffusers.utils.peft_utils import recurse_remove_peft_layers
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    if len(layers) != expected:
+        raise UserError(
+            f"{path} changes {expected} layers, {len(layers)} of which are in this backbone; it is of another model"
+        )
+    for layer in layers:
+        layer.scale_layer(scale)
+        layer.merge()
+    recurse_remove_peft_layers(model)
+
+
+@contextmanager
+def _fitting(path: Path | str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        raise UserError(f"lora={path} does not fit this backbone or is damaged ({reason})") from error
