@@ -12,18 +12,12 @@ from torch import nn
 from drivesim.errors import UserError
 from drivesim.machine import probe
 
-OFFLOADS = {
-    "none": "weights stay on the device while they are used",
-    "cpu": "weights wait in main memory and come to the device layer by layer",
-    "disk": "weights wait on disk and come to the device layer by layer",
-}
-
-
 @contextmanager
 def in_use(*loads: Callable[[], nn.Module], offload: str = "none") -> Iterator[list[Any]]:
     """Networks, loaded one after the other, for as long as the block lasts; then they are let go.
 
-    offload  one of OFFLOADS; with disk at most one network is in memory as a whole, while it is loaded
+    offload  none: weights stay on the device; cpu, disk: they wait in main memory, on disk, and come to the device layer
+             by layer. With disk at most one network is in memory as a whole, while it is loaded
     """
     folder = tempfile.mkdtemp(prefix="drivesim_offload_") if offload == "disk" else None
     try:
@@ -56,4 +50,4 @@ def telling_what_fits(what: str, *advice: str) -> Iterator[None]:
         full = isinstance(error, MemoryError | torch.OutOfMemoryError) or "not enough memory" in str(error)
         if not full:
             raise
-        raise UserError(f"out of memory {what}; {', or '.join(advice)}") from error
+        raise UserError(f"out of memory {what}; try {', '.join(advice)}") from error

@@ -23,6 +23,7 @@ from drivesim.errors import UserError
 from drivesim.generation import cascade
 from drivesim.generation.offload import in_use, telling_what_fits
 from drivesim.generation.samplers import SamplerConfig, sample_frames
+from drivesim.machine import probe
 from drivesim.models.autoencoder import Autoencoder, AutoencoderConfig
 from drivesim.models.backbone import Backbone
 from drivesim.models.denoiser import Denoiser, DenoiserConfig
@@ -55,6 +56,14 @@ class Memory:
     vae_slicing: bool = False  # decode one frame after the other, but those that a temporal decoder must see together
     vae_tiling: int = 0  # decode in overlapping tiles of so many pixels each way; 0: whole frames
 
+    def savings(self, decoding: bool) -> list[str]:
+        """What is left to be saved, the cheapest first."""
+        left = [] if self.vae_slicing or not decoding else ["vae_slicing=true"]
+        left += [] if self.vae_tiling or not decoding else ["vae_tiling=256"]
+        waiting = ("cpu", "disk") if probe().device != "cpu" else ("disk",)  # on a CPU all memory is main memory
+        left += [f"offload={name}" for name in waiting[waiting.index(self.offload) + 1 if self.offload in waiting else 0 :]]
+        return [*left, "a smaller height and width"]
+
 
 @dataclass(eq=False)
 class TextToVideo:
@@ -75,6 +84,7 @@ class TextToVideo:
     config: SamplerConfig
     look: Look = field(default_factory=Look)
     memory: Memory = field(default_factory=Memory)
+    _readers: dict[tuple[str, str, float], TextEncoder] = field(default_factory=dict)
 
     @classmethod
     def from_pretrained(
@@ -186,13 +196,12 @@ class TextToVideo:
 
     def keyframes(self, prompt: str, count: int, seed: int) -> Tensor:
         """Latents [T, C, h, w] of `count` keyframes, all at once."""
-        reader = self._read(prompt, own=True)
+        reader = self._read(prompt, self.look)
         channels = self.bundle.value("image", "model", DenoiserConfig).channels
         shape = (1, count, channels, self.height // self._factor, self.width // self._factor)
         config = replace(self.config, image_steps=self.config.keyframe_steps)
-        saving = ["offload=cpu", "offload=disk", "fewer frames", "a smaller height and width"]
         with (
-            telling_what_fits("while keyframes were made", *saving[self.memory.offload != "none" :]),
+            telling_what_fits("while keyframes were made", *self.memory.savings(False), "ask for fewer frames"),
             in_use(lambda: self._network("keyframes", reader), offload=self.memory.offload) as (network,),
         ):
             noise = window_noise(shape, seed, cascade.KEYS, 0)
@@ -203,13 +212,14 @@ class TextToVideo:
         """All frames that `count` keyframes become."""
         print(f"{count} keyframes, {self.config.keyframe_steps} steps", file=sys.stderr)
         keys = self.keyframes(prompt, count, seed)
-        reader, factor = self._read(prompt, own=False), self.between.factor
+        # The image layers that were trained with the interpolation were so with the bundle's own text encoder.
+        own = bool(self.bundle.config("interpolate").get("image_trained"))
+        reader, factor = self._read(prompt, Look() if own else self.look), self.between.factor
         loads = [lambda: self._network("interpolate", reader), self._autoencoder]
         if upsampler == "diffusion":
             loads.append(lambda: load_denoiser(self.bundle, "upsample_temporal"))
-        saving = ["vae_slicing=true", "vae_tiling=256", "offload=disk", "a smaller height and width"]
         with (
-            telling_what_fits("between keyframes and the last frame", *saving),
+            telling_what_fits("after the keyframes", *self.memory.savings(True)),
             in_use(*loads, offload=self.memory.offload) as (between, autoencoder, *upsamplers),
         ):
             self._save_memory(autoencoder)
@@ -227,15 +237,14 @@ class TextToVideo:
             for frame in low:
                 yield to_uint8(frame).cpu()
 
-    def _read(self, prompt: str, own: bool) -> Reader:
-        """What knows the prompt, without the weights it was read by. The image layers that were trained with the
-        interpolation were so with the bundle's own text encoder.
-
-        own  by the text encoder of another backbone, if there is one
-        """
-        folder = Path(self.look.backbone) if own and self.look.backbone else self.bundle.root / "image"
-        text = TextEncoder(folder, self.look.lora_file if own else None, self.look.lora_scale)
-        with telling_what_fits("while the prompt was read", "a machine with more"):
+    def _read(self, prompt: str, look: Look) -> Reader:
+        """What knows the prompt, without the weights it was read by."""
+        key = (look.backbone, look.lora, look.lora_scale)
+        if key not in self._readers:
+            root = Path(look.backbone) if look.backbone else self.bundle.root / "image"
+            self._readers[key] = TextEncoder(root, look.lora_file, look.lora_scale)
+        text = self._readers[key]
+        with telling_what_fits("while the prompt was read", "close other programs"):
             text([prompt, self.config.negative_prompt])
         return text.release()
 

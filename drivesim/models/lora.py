@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,29 +21,52 @@ def merge_lora(path: Path | str, unet: nn.Module, scale: float = 1.0) -> None:
     """
     from diffusers import StableDiffusionPipeline
 
-    state, alphas = _read(path, unet.config)
-    if not any(name.startswith("unet.") for name in state):
+    file = _read(path, unet.config)
+    if not (count := _layers(file.state, "unet.")):
         raise UserError(f"{path} changes nothing in a U-Net; expected the LoRA of a Stable Diffusion model")
     with _fitting(path):
-        StableDiffusionPipeline.load_lora_into_unet(state, alphas, unet, adapter_name=ADAPTER)
-    _merge(path, unet, scale, _layers(state, "unet."))
+        StableDiffusionPipeline.load_lora_into_unet(
+            file.state, file.alphas, unet, adapter_name=ADAPTER, metadata=file.metadata
+        )
+    _merge(path, unet, scale, count)
 
 
 def merge_lora_into_text(path: Path | str, text_encoder: nn.Module, scale: float = 1.0) -> None:
-    """The same for a text encoder, of which most LoRA files change nothing."""
-    from diffusers import StableDiffusionPipeline
+    """The same for a text encoder, of which most LoRA files change nothing.
 
-    state, alphas = _read(path, None)
-    if not any(name.startswith("text_encoder.") for name in state):
+    By peft itself: what transformers 5.24 has for it wants a peft that is not released yet.
+    """
+    from diffusers.utils import convert_state_dict_to_diffusers, convert_state_dict_to_peft, get_peft_kwargs
+    from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
+
+    file = _read(path, None)
+    if not (count := _layers(file.state, "text_encoder.")):
         return
     with _fitting(path):
-        StableDiffusionPipeline.load_lora_into_text_encoder(
-            state, alphas, text_encoder, prefix="text_encoder", adapter_name=ADAPTER
-        )
-    _merge(path, text_encoder, scale, _layers(state, "text_encoder."))
+        state = convert_state_dict_to_peft(convert_state_dict_to_diffusers(_below(file.state, "text_encoder.")))
+        # Older files know the network by what it was part of then.
+        state = {name.removeprefix("text_model."): value for name, value in state.items()}
+        ranks = {name: value.shape[1] for name, value in state.items() if "lora_B." in name}
+        told = _below(file.metadata or {}, "text_encoder.")
+        alphas = {
+            name.removeprefix("text_model."): value for name, value in _below(file.alphas or {}, "text_encoder.").items()
+        }
+        config = LoraConfig(**(told or get_peft_kwargs(ranks, alphas, state, is_unet=False)))
+        inject_adapter_in_model(config, text_encoder, ADAPTER)
+        set_peft_model_state_dict(text_encoder, state, ADAPTER)
+    _merge(path, text_encoder, scale, count)
 
 
-def _read(path: Path | str, unet_config: Any) -> tuple[dict[str, Any], Any]:
+@dataclass(frozen=True)
+class _File:
+    """What is in a LoRA file: matrices under diffusers' names, and what they are multiplied by, told either way."""
+
+    state: dict[str, Any]
+    alphas: dict[str, float] | None
+    metadata: dict[str, Any] | None
+
+
+def _read(path: Path | str, unet_config: Any) -> _File:
     from diffusers import StableDiffusionPipeline
 
     path = Path(path)
@@ -51,13 +75,20 @@ def _read(path: Path | str, unet_config: Any) -> tuple[dict[str, Any], Any]:
             f"lora={path} is no safetensors file; pickles are never read, save it again with safe_serialization=True"
         )
     with _fitting(path):
-        return StableDiffusionPipeline.lora_state_dict(
-            str(path.parent),
-            weight_name=path.name,
-            unet_config=unet_config,
-            use_safetensors=True,
-            local_files_only=True,
+        return _File(
+            *StableDiffusionPipeline.lora_state_dict(
+                str(path.parent),
+                weight_name=path.name,
+                unet_config=unet_config,
+                use_safetensors=True,
+                local_files_only=True,
+                return_lora_metadata=True,
+            )
         )
+
+
+def _below(values: dict[str, Any], prefix: str) -> dict[str, Any]:
+    return {name.removeprefix(prefix): value for name, value in values.items() if name.startswith(prefix)}
 
 
 def _layers(state: dict[str, Any], prefix: str) -> int:

@@ -64,7 +64,7 @@ class TextEncoder:
 
     def _tell_cut(self, text: str, length: int) -> None:
         """Say which words of a text are beyond the length, once."""
-        tokens = self._tokenizer(text, add_special_tokens=False).input_ids
+        tokens = self._tokenizer(text, add_special_tokens=False, verbose=False).input_ids
         if len(tokens) > length - 2 and text not in self.warned:
             self.warned.add(text)
             cut = self._tokenizer.decode(tokens[length - 2 :])
@@ -74,7 +74,9 @@ class TextEncoder:
 
     def _load(self) -> None:
         from transformers import CLIPTextModel, CLIPTokenizer  # seconds that nobody else need wait
+        from transformers.utils import logging
 
+        logging.disable_progress_bar()
         folder = self.root / "text_encoder"
         variant = weight_variant(folder, "model")
         try:
