@@ -1,5 +1,6 @@
 """Networks that are too large for the memory of a device wait elsewhere, by accelerate: `offload=cpu` or `disk`."""
 
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -12,12 +13,13 @@ from torch import nn
 from drivesim.errors import UserError
 from drivesim.machine import probe
 
+
 @contextmanager
 def in_use(*loads: Callable[[], nn.Module], offload: str = "none") -> Iterator[list[Any]]:
     """Networks, loaded one after the other, for as long as the block lasts; then they are let go.
 
-    offload  none: weights stay on the device; cpu, disk: they wait in main memory, on disk, and come to the device layer
-             by layer. With disk at most one network is in memory as a whole, while it is loaded
+    offload  none: weights stay on the device; cpu, disk: they wait in main memory, on disk, and come to the device
+             layer by layer. With disk at most one network is in memory as a whole, while it is loaded
     """
     folder = tempfile.mkdtemp(prefix="drivesim_offload_") if offload == "disk" else None
     try:
@@ -36,6 +38,13 @@ def _placed(network: nn.Module, offload: str, folder: str) -> nn.Module:
     if offload == "cpu":
         return cpu_offload(network, device)
     return disk_offload(network, folder, device)
+
+
+def device_memory() -> int:
+    """Bytes of memory of the device that networks run on."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_properties(0).total_memory
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 @contextmanager

@@ -7,6 +7,7 @@ length of the video is the pass over the keyframes alone, of which there are 16 
 
 import sys
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -21,17 +22,19 @@ from drivesim.diffusion.schedule import ScheduleConfig
 from drivesim.diffusion.tasks import Interpolate, Predict, Upsample
 from drivesim.errors import UserError
 from drivesim.generation import cascade
-from drivesim.generation.offload import in_use, telling_what_fits
+from drivesim.generation.offload import device_memory, in_use, telling_what_fits
 from drivesim.generation.samplers import SamplerConfig, sample_frames
 from drivesim.machine import probe
 from drivesim.models.autoencoder import Autoencoder, AutoencoderConfig
 from drivesim.models.backbone import Backbone
 from drivesim.models.denoiser import Denoiser, DenoiserConfig
 from drivesim.models.inflation import TemporalConfig
-from drivesim.models.lora import merge_lora
+from drivesim.models.lora import check_lora, merge_lora
 from drivesim.models.text import TextEncoder
 from drivesim.models.text_denoiser import Reader, TextDenoiser
 from drivesim.training.stages import load_autoencoder, load_denoiser, load_text
+
+FULL = 0.8  # of the memory: with so much of weights, saving elsewhere makes no room
 
 
 @dataclass
@@ -56,13 +59,16 @@ class Memory:
     vae_slicing: bool = False  # decode one frame after the other, but those that a temporal decoder must see together
     vae_tiling: int = 0  # decode in overlapping tiles of so many pixels each way; 0: whole frames
 
-    def savings(self, decoding: bool) -> list[str]:
-        """What is left to be saved, the cheapest first."""
-        left = [] if self.vae_slicing or not decoding else ["vae_slicing=true"]
-        left += [] if self.vae_tiling or not decoding else ["vae_tiling=256"]
+    def savings(self, decoding: bool, full: bool) -> list[str]:
+        """What is left to be saved, the cheapest first. decoding: frames are; full: weights alone fill the memory"""
+        small = decoding and not full
+        left = ["vae_slicing=true"] if small and not self.vae_slicing else []
+        left += ["vae_tiling=256"] if small and not self.vae_tiling else []
         waiting = ("cpu", "disk") if probe().device != "cpu" else ("disk",)  # on a CPU all memory is main memory
-        left += [f"offload={name}" for name in waiting[waiting.index(self.offload) + 1 if self.offload in waiting else 0 :]]
-        return [*left, "a smaller height and width"]
+        left += [
+            f"offload={name}" for name in waiting[waiting.index(self.offload) + 1 if self.offload in waiting else 0 :]
+        ]
+        return left if full and left else [*left, "a smaller height and width"]
 
 
 @dataclass(eq=False)
@@ -136,6 +142,8 @@ class TextToVideo:
             )
         if self.look.backbone:
             self._backbone()
+        if self.look.lora:
+            check_lora(self.look.lora)
 
     @property
     def _grid(self) -> int:
@@ -201,7 +209,7 @@ class TextToVideo:
         shape = (1, count, channels, self.height // self._factor, self.width // self._factor)
         config = replace(self.config, image_steps=self.config.keyframe_steps)
         with (
-            telling_what_fits("while keyframes were made", *self.memory.savings(False), "ask for fewer frames"),
+            self._telling("while keyframes were made", "image", "keyframes"),
             in_use(lambda: self._network("keyframes", reader), offload=self.memory.offload) as (network,),
         ):
             noise = window_noise(shape, seed, cascade.KEYS, 0)
@@ -219,7 +227,7 @@ class TextToVideo:
         if upsampler == "diffusion":
             loads.append(lambda: load_denoiser(self.bundle, "upsample_temporal"))
         with (
-            telling_what_fits("after the keyframes", *self.memory.savings(True)),
+            self._telling("after the keyframes", "interpolate", "autoencoder"),
             in_use(*loads, offload=self.memory.offload) as (between, autoencoder, *upsamplers),
         ):
             self._save_memory(autoencoder)
@@ -266,6 +274,12 @@ class TextToVideo:
         denoiser = self.bundle.network("image", DenoiserConfig)
         merge_lora(look.lora, denoiser.unet, look.lora_scale)
         return denoiser
+
+    def _telling(self, what: str, *stages: str) -> AbstractContextManager[None]:
+        """Out of memory while networks of `stages` are used is told with what would help."""
+        weights, most = sum(self.bundle.weights(name).stat().st_size for name in stages), device_memory()
+        savings = self.memory.savings("autoencoder" in stages, full=weights > FULL * most)
+        return telling_what_fits(f"{what} (weights {weights / 2**30:.1f} of {most / 2**30:.1f} GiB)", *savings)
 
     def _autoencoder(self) -> Autoencoder:
         return load_autoencoder(self.bundle, decoder=self.bundle.has("decoder"))

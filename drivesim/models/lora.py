@@ -49,12 +49,23 @@ def merge_lora_into_text(path: Path | str, text_encoder: nn.Module, scale: float
         ranks = {name: value.shape[1] for name, value in state.items() if "lora_B." in name}
         told = _below(file.metadata or {}, "text_encoder.")
         alphas = {
-            name.removeprefix("text_model."): value for name, value in _below(file.alphas or {}, "text_encoder.").items()
+            name.removeprefix("text_model."): value
+            for name, value in _below(file.alphas or {}, "text_encoder.").items()
         }
         config = LoraConfig(**(told or get_peft_kwargs(ranks, alphas, state, is_unet=False)))
         inject_adapter_in_model(config, text_encoder, ADAPTER)
         set_peft_model_state_dict(text_encoder, state, ADAPTER)
     _merge(path, text_encoder, scale, count)
+
+
+def check_lora(path: Path | str) -> Path:
+    """raises UserError unless this is a safetensors file"""
+    path = Path(path)
+    if path.suffix != ".safetensors" or not path.is_file():
+        raise UserError(
+            f"lora={path} is no safetensors file; pickles are never read, save it again with safe_serialization=True"
+        )
+    return path
 
 
 @dataclass(frozen=True)
@@ -69,11 +80,7 @@ class _File:
 def _read(path: Path | str, unet_config: Any) -> _File:
     from diffusers import StableDiffusionPipeline
 
-    path = Path(path)
-    if path.suffix != ".safetensors" or not path.is_file():
-        raise UserError(
-            f"lora={path} is no safetensors file; pickles are never read, save it again with safe_serialization=True"
-        )
+    path = check_lora(path)
     with _fitting(path):
         return _File(
             *StableDiffusionPipeline.lora_state_dict(

@@ -1,4 +1,4 @@
-"""Stable Diffusion folders: what is made is what diffusers makes, nothing in them changes, and what is none is refused."""
+"""Stable Diffusion folders: what is made is what diffusers makes, nothing in them changes, what is none is refused."""
 
 import json
 import shutil
@@ -24,7 +24,13 @@ from drivesim.models.inflation import TemporalConfig
 from drivesim.models.text import TextEncoder
 
 PAPER = TemporalConfig(
-    attention="transformer", head_dim=64, noise_level=True, positions="relative", max_distance=8, head=False, carry=False
+    attention="transformer",
+    head_dim=64,
+    noise_level=True,
+    positions="relative",
+    max_distance=8,
+    head=False,
+    carry=False,
 )
 PROMPTS = ["a red car", "rain on a road"]
 
@@ -160,7 +166,7 @@ def test_what_is_no_such_folder_is_refused(copy, tmp_path):
 
 def test_weights_of_another_shape_are_refused(copy):
     change(copy, "unet", block_out_channels=[16, 64])
-    with pytest.raises(UserError, match="do not fit config.json"):
+    with pytest.raises(UserError, match=r"do not fit config.json"):
         Backbone(copy).load(DenoiserConfig())
 
 
@@ -183,7 +189,7 @@ def millions(module: torch.nn.Module) -> float:
 @pytest.mark.parametrize(("version", "unet", "temporal", "text"), [(1.4, 860, 649, 123), (2.1, 865, 656, 340)])
 def test_at_full_size_the_parts_have_the_parameters_of_the_paper(version, unet, temporal, text):
     """In millions. Those of the temporal layers with the positions' own network; relative positions have none. The
-    interpolator's 1509 are those on 1.4. The paper's text encoder of 354 has a layer that Stable Diffusion 2 leaves out."""
+    interpolator's 1509 are those on 1.4. The text encoder of 354 has a layer that Stable Diffusion 2 leaves out."""
     parts = STABLE_DIFFUSION[version]
     with torch.device("meta"):
         unet_config = dict(UNet2DConditionModel(**parts["unet"]).config)
@@ -197,7 +203,9 @@ def test_at_full_size_the_parts_have_the_parameters_of_the_paper(version, unet, 
         assert millions(relative.temporal) == pytest.approx(temporal - 87, abs=1)
         if version == 1.4:
             assert millions(between) == pytest.approx(1509, abs=2)
-        assert millions(CLIPTextModel(CLIPTextConfig(vocab_size=49408, **parts["text"]))) == pytest.approx(text, abs=0.5)
+        assert millions(CLIPTextModel(CLIPTextConfig(vocab_size=49408, **parts["text"]))) == pytest.approx(
+            text, abs=0.5
+        )
         assert millions(vae()) == pytest.approx(84, abs=0.5)
         latents, words = torch.empty(1, 8, 4, 40, 64), torch.empty(1, 8, 77, width)
         made = relative(latents, torch.zeros(1, dtype=torch.long), latents.new_empty(1, 8, 0, 40, 64), words)
