@@ -66,7 +66,10 @@ class Bundle:
             raise UserError(f"{path} has format {found}, this version reads {FORMAT}")
         stages, data = index.get("stages", {}), index.get("data", {})
         whole = isinstance(stages, dict) and all(
-            isinstance(s, dict) and "sha256" in s and isinstance(s.get("built_on", {}), dict) for s in stages.values()
+            isinstance(s, dict)
+            and "sha256" in s
+            and all(isinstance(s.get(k, {}), dict) for k in ("built_on", "folders"))
+            for s in stages.values()
         )
         if not whole or not isinstance(data, dict):
             raise UserError(f"{path} is damaged ({'data' if whole else 'stages'}); copy the bundle again")

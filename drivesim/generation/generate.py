@@ -176,9 +176,6 @@ def _check_text(config: GenerateConfig) -> None:
     _range("lora_scale", config.lora_scale, -10, 10)
     for name in ("frames", "height", "width"):
         _range(name, getattr(config, name), 1, 1_000_000)
-    reads = Bundle(Path(config.bundle)).require().has_folder("image", "text_encoder")
-    if reads and config.prompt is None:
-        raise UserError(f"bundle {config.bundle} makes video from words; give prompt=...")
 
 
 def generate(config: GenerateConfig, pipeline: "DrivingPipeline", start: Tensor | None, layout: Layout | None) -> None:

@@ -403,7 +403,7 @@ def load_denoiser(bundle: Bundle, stage: str, image: Denoiser | None = None) -> 
         temporal = bundle.value(stage, "temporal", TemporalConfig) if "temporal" in config else None  # none before 0.2
         denoiser.inflate(denoiser.config.channels + context if context else 0, temporal)
         assert denoiser.temporal is not None
-        if (held := config.get("sites")) is not None:
+        if isinstance(held := config.get("sites"), dict):
             check_sites(held, denoiser.temporal, bundle.weights(stage))
         bundle.load(stage, denoiser if config.get("image_trained") else denoiser.temporal)
     return denoiser.eval()

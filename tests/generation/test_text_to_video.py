@@ -170,8 +170,21 @@ def test_with_offload_disk_no_weight_stays_in_memory(trained):
         assert all(p.device.type == "meta" for p in network.parameters())
 
 
-def test_decoding_in_slices_is_decoding(trained):
-    assert torch.equal(video(trained, memory=Memory(vae_slicing=True)), video(trained))
+@pytest.mark.parametrize("saved", [dict(vae_slicing=True), dict(vae_tiling=64)])
+def test_decoding_in_slices_or_tiles_larger_than_the_picture_is_decoding(saved, trained):
+    assert torch.equal(video(trained, memory=Memory(**saved)), video(trained))
+
+
+def test_an_image_network_may_be_trained_further_on_captions(trained, tmp_path):
+    shutil.copytree(trained.bundle / "autoencoder", tmp_path / "out" / "bundle" / "autoencoder")
+    index = Bundle(trained.bundle).index
+    stages = {"autoencoder": index["stages"]["autoencoder"]}
+    (tmp_path / "out" / "bundle" / "model_index.json").write_text(json.dumps({**index, "stages": stages}))
+    run = Run(tmp_path / "out", trained.store, trained.backbone)
+    run.train("stage=image", "config.denoiser.finetune=true", "config.stages.image.max_steps=2",
+              "config.stages.image.batch_size=2")  # fmt: skip
+    before, after = (load_denoiser(Bundle(root), "image").unet.state_dict() for root in (trained.bundle, run.bundle))
+    assert not all(torch.equal(before[name], weight) for name, weight in after.items())
 
 
 def test_memory_does_not_grow_with_the_number_of_frames(trained):
@@ -247,7 +260,7 @@ def test_a_bundle_does_not_change_with_the_folder_it_came_from(copy, trained, tm
         (["prompt=a", "night=1"], "night=1.0 does nothing in text-to-video"),
         (["lora=a.safetensors"], "lora=a.safetensors is for text-to-video; give prompt"),
         (["prompt=a", "offload=tape"], "offload=tape, expected one of none, cpu, disk"),
-        ([], "makes video from words; give prompt"),
+        ([], "makes video from words; `drivesim generate prompt=...` does"),
         (["prompt=a", "frames=50"], "the nearest are 49 and 65"),
         (["prompt=a", "height=40"], "must be multiples of 16"),
         (["prompt=a", "lora=none.bin", "frames=17"], "lora=none.bin is no safetensors file"),
