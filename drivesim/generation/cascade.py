@@ -98,16 +98,17 @@ def interpolate(
     seed: int,
     config: SamplerConfig,
     batch: int = 4,
+    caption: str = "",
 ) -> Iterator[Tensor]:
     """`factor` - 1 frames between each two, in windows of `task.keys` that share their ends; `spacing` final frames
     lie between the frames that come in. About `batch` pairs are made at once, which is only a matter of speed: noise
-    belongs to a window.
+    belongs to a window. The caption is for a denoiser that reads.
 
     raises  UserError where the frames end within a window
     """
     steps = task.keys - 1  # pairs a window
     at_once = max(batch // steps, 1)
-    config = replace(config, context_guidance=config.interpolate_guidance, layout_guidance=1.0)
+    config = replace(config, context_guidance=config.interpolate_guidance, layout_guidance=1.0, text_guidance=1.0)
     last = next(frames)
     window = 0
     yield last
@@ -134,6 +135,7 @@ def interpolate(
             config,
             guidance=True,
             strength=config.interpolate_strength,
+            captions=[caption] * count,
         )
         yield from made[:, 1:].flatten(0, 1)
         last, window = given[-1], window + count

@@ -35,6 +35,8 @@ class SamplerConfig:
     upsample_steps: int = 3
     layout_guidance: float = 1.5  # classifier-free guidance of boxes and labels, image LDM and keyframes
     guidance: dict[str, float] = field(default_factory=dict)  # the same of single conditions by name, on top of it
+    text_guidance: float = 7.5  # of captions, where these are told instead: keyframes of text-to-video
+    negative_prompt: str = ""  # what text guidance leads away from
     context_guidance: float = 1.0  # paper, section 3.2; 1 is off, since it doubles the cost of a keyframe
     upsample_noise: float = 0.02  # noise augmentation at sampling time; where it is told as a timestep:
     upsample_level: int = 20
@@ -146,13 +148,19 @@ class Told:
 
 @torch.no_grad()
 def sample_frames(
-    denoiser: Denoiser, schedule: ScheduleConfig, layout: Layout, noise: Tensor, config: SamplerConfig
+    denoiser: Denoiser,
+    schedule: ScheduleConfig,
+    layout: Layout,
+    noise: Tensor,
+    config: SamplerConfig,
+    captions: Sequence[str] = (),
 ) -> Tensor:
-    """Latents [B, T, C, h, w] of frames by themselves: the image LDM. layout [B, T], noise like the latents."""
+    """Latents [B, T, C, h, w] of frames of which none is known: the image LDM, text-to-video. layout [B, T], captions
+    one for each of B, noise like the latents."""
     device = _device(denoiser)
     layout, noise = layout.to(device), noise.to(device)
     with probe().autocast():
-        told = Told(*denoiser.condition(layout, *noise.shape[-2:]))
+        told = Told(*denoiser.condition(layout, noise.shape[-2], noise.shape[-1], captions))
         denoise = config.guided(denoiser, schedule, told, layout_terms(denoiser, layout, told, config))
         return config.sample(denoise, config.start(denoiser, noise), noise, schedule, config.image_steps)
 
@@ -169,6 +177,7 @@ def sample_window(
     config: SamplerConfig,
     guidance: bool,
     strength: float = 1.0,
+    captions: Sequence[str] = (),
 ) -> Tensor:
     """Fill in a window: latents [B, T, C, h, w] of which `known` are given (the others are ignored), layout [B, T] with
     known ego motion.
@@ -186,7 +195,7 @@ def sample_window(
             drawn = torch.stack([torch.randn(latents.shape[1:], generator=g) for g in continuing(noise.neg())])
             seen, known = noised_context(latents, known, timestep, drawn, Diffusion(schedule))
         context = denoiser.encode_context(context_planes(denoiser, seen, known, layout))
-        told = Told(*denoiser.condition(layout, *noise.shape[-2:]), context)
+        told = Told(*denoiser.condition(layout, noise.shape[-2], noise.shape[-1], captions), context)
         terms = []
         if guidance and config.context_guidance != 1.0:
             nothing = replace(known, mask=torch.zeros_like(known.mask))
@@ -202,12 +211,18 @@ def sample_window(
 
 def layout_terms(denoiser: Denoiser, layout: Layout, told: Told, config: SamplerConfig) -> list[Term]:
     """Guidance by the layout: away from one that says nothing, and by single conditions: away from one that says all
-    but it. There is none for what the layout does not tell, where both say the same.
+    but it. There is none for what the layout does not tell, where both say the same. Of a denoiser that reads, guidance
+    by the caption, away from the negative prompt.
 
     raises  UserError if a condition is to guide that the denoiser is not told
     """
+    nothing = unknown_like(layout)
+    if denoiser.reads:
+        negative = [config.negative_prompt] * len(layout.night)
+        planes, tokens = denoiser.condition(nothing, told.planes.shape[-2], told.planes.shape[-1], negative)
+        return [Term(config.text_guidance, replace(told, planes=planes, tokens=tokens))]
     check_known("guidance", config.guidance, denoiser.config.conditions)
-    less = [(config.layout_guidance, unknown_like(layout))]
+    less = [(config.layout_guidance, nothing)]
     for name, scale in config.guidance.items():
         if CONDITIONS[name].told(layout).any():
             less.append((scale, without(layout, [name])))
@@ -293,9 +308,9 @@ def check_upsampling(denoiser: Denoiser, task: Upsample, height: int, width: int
     Stitch(config.upsample_portion, config.upsample_portion_overlap)
 
 
-def _device(module: torch.nn.Module) -> torch.device:
-    """Where a network lives, and its samples are made."""
-    return next(module.parameters()).device
+def _device(module: Denoiser) -> torch.device:
+    """Where a network lives, and its samples are made. Its weights may wait elsewhere (generation/offload.py)."""
+    return module.latent_std.device
 
 
 def unknown_like(layout: Layout) -> Layout:

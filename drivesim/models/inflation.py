@@ -118,6 +118,7 @@ class TemporalLayers(nn.Module):
         super().__init__()
         self.config = config = config or TemporalConfig()
         width = context_width if context else 0
+        self.context_channels = context
         self.context = ContextEncoder(context, context_width, levels) if context else None
         self.flow = SceneFlow() if context and config.carry else None
         self.layers = nn.ModuleDict()
@@ -140,9 +141,11 @@ class TemporalLayers(nn.Module):
             ),
             "head": lambda module, c: TemporalHead(module.in_channels, c, width, groups, merged),
         }
+        self.widths: dict[str, int] = {}  # channels of every spatial layer that is followed
         for name, module, channels, kind in sites:
             if config.wanted(kind):
                 key = name.replace(".", "_")
+                self.widths[name] = channels
                 self.layers[key] = build[kind](module, channels)
                 module.register_forward_hook(self._hook(key))
 
