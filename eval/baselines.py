@@ -61,8 +61,9 @@ def continuation_sets(
     real                 what really happened
     ours                 keyframes and interpolation
     frozen_start         the start frame held still
-    driven_start         the start frame moved by the mean flow of driving, as far as the car drives: what our
-                         keyframes are told of it, and all that is known without a network
+    driven_start         the start frame moved by the mean flow of driving, as far as the car drives
+    carried_start        where keyframes are told more (`temporal.motion=tracks`): the start frame moved just as for
+                         them, which is all that is known without a network
     image_ldm_per_frame  every frame by itself from the image LDM, same boxes
     cross_fade           image LDM frames at the keyframes, cross-faded; the first is the start frame
     autoencoder          the true video through the autoencoder: the ceiling of every latent model
@@ -80,6 +81,8 @@ def continuation_sets(
         "cross_fade": lambda case: _cross_fade(pipeline, case, frames),
         "autoencoder": lambda case: _rebuilt(pipeline, case),
     }
+    if pipeline.keyframes.temporal.config.motion != "mean":  # type: ignore[union-attr]
+        makers["carried_start"] = lambda case: _carried(pipeline, case, frames)
     for i in range(1, seeds):
         for name, make in (("ours", _ours), ("image_ldm_per_frame", _per_frame)):
             makers[f"{name}_seed{i}"] = partial(_with_other_noise, make, i, pipeline, frames)
@@ -190,6 +193,13 @@ def _driven(pipeline: DrivingPipeline, case: Case, frames: int) -> Frames:
     layout = pipeline.layout_at(case.layout)(torch.arange(frames) * pipeline.interpolate.factor)
     for travel, heading in zip(layout.travel - layout.travel[0], layout.heading - layout.heading[0], strict=True):
         yield pipeline.keyframes.flow(case.video[:1], travel[None], heading[None])[0][0]
+
+
+def _carried(pipeline: DrivingPipeline, case: Case, frames: int) -> Frames:
+    layout = pipeline.layout_at(case.layout)(torch.arange(frames) * pipeline.interpolate.factor)
+    assert pipeline.keyframes.temporal is not None
+    for i in range(frames):
+        yield pipeline.keyframes.temporal.move(case.video[:1], layout[:1], layout[i : i + 1])[0][0]
 
 
 def _per_frame(pipeline: DrivingPipeline, case: Case, frames: int) -> Frames:

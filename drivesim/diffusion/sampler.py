@@ -26,6 +26,8 @@ def sample(
     spacing: str = "trailing",
     eta: float = 0.0,
     generators: list[torch.Generator] | None = None,
+    guess: Tensor | None = None,
+    strength: float = 1.0,
 ) -> Tensor:
     """Turn noise into latents.
 
@@ -35,6 +37,9 @@ def sample(
     spacing     trailing or leading, see `solvers.build_solver`
     eta         of DDIM: 0 is deterministic, 1 draws as much noise as DDPM
     generators  one a sample for what a stochastic sampler draws; by default they follow from `noise`
+    guess       [B, ...] what the sample may look like: below a strength of 1 only this last share of the steps is
+                taken, from the guess with the noise that it stands for (SDEdit, Meng et al. 2022); what noise of that
+                size does not drown in the guess is kept
     returns     [B, ...] a sample
     raises      UserError for an unknown sampler or spacing, or an impossible number of steps
     """
@@ -42,8 +47,13 @@ def sample(
     options = {"eta": eta, "generator": generators or continuing(noise)}
     accepted = inspect.signature(solver.step).parameters  # schedulers differ in what they take
     options = {name: value for name, value in options.items() if name in accepted}
-    x = noise * solver.init_noise_sigma
-    for timestep in solver.timesteps:
+    x, begin = noise * solver.init_noise_sigma, 0
+    if guess is not None and (skipped := num_steps - max(round(strength * num_steps), 1)) > 0:
+        begin = skipped * solver.order
+        if hasattr(solver, "set_begin_index"):
+            solver.set_begin_index(begin)
+        x = solver.add_noise(guess, noise, solver.timesteps[begin].repeat(len(noise)))
+    for timestep in solver.timesteps[begin:]:
         z = solver.scale_model_input(x, timestep)
         velocity = denoise(z, timestep.long().to(x.device).repeat(len(x)))
         x = solver.step(velocity.to(x.dtype), timestep, x, return_dict=False, **options)[0]

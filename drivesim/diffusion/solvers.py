@@ -90,6 +90,8 @@ def build_solver(
     if sampler != "heun":
         options = dict(options, rescale_betas_zero_snr=schedule.zero_snr)
     offset = 1 if spacing == "leading" else 0
+    if spacing == "leading" and sampler == "ddim":  # as there, the last step ends at the first timestep's noise
+        options = dict(options, set_alpha_to_one=False)
     solver = kind(
         **schedule.betas(), prediction_type="v_prediction", timestep_spacing=spacing, steps_offset=offset, **options
     )

@@ -80,6 +80,7 @@ class Frames:
     drop_boxes: float = 0.1  # share of the clips that are not told their boxes, nor what is told of boxes
     drop_labels: float = 0.1  # the same of every other condition, each by itself
     drop: dict[str, float] = field(default_factory=dict)  # the same of conditions by name, before the two above
+    drop_text: float = 0.1  # of a network that reads captions
     temporal: bool = False
     context_channels: int = 0
 
@@ -99,7 +100,8 @@ class Frames:
     ) -> Problem:
         z = batch.x
         layout = drop(batch.layout, self.rates(denoiser.config.conditions), generator)
-        planes, tokens = denoiser.condition(layout, z.shape[-2], z.shape[-1])
+        captions = drop_texts(batch.captions, self.drop_text, generator) if denoiser.reads else ()
+        planes, tokens = denoiser.condition(layout, z.shape[-2], z.shape[-1], captions)
         known = self.draw(len(z), batch.level, generator)
         if known is None:
             return Problem(z, planes, tokens, None, torch.ones(z.shape[:2], device=z.device))
@@ -162,11 +164,17 @@ class Window(Frames):
 @dataclass
 class Predict(Window):
     """Keyframes after 0, 1 or 2 first frames, drawn from a categorical p_S (paper, section 3.2); S = 0 is the
-    unconditional case that context guidance needs."""
+    unconditional case that context guidance needs. With probabilities of that case alone, [1.0], as in text-to-video,
+    there is no context."""
 
     frames: int = 8
     probabilities: list[float] = field(default_factory=lambda: [0.1, 0.5, 0.4])
     context_noise: float = 0.15
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(self.probabilities) == 1:
+            self.context_channels = 0
 
     def check(self, name: str) -> None:
         super().check(name)
@@ -176,7 +184,9 @@ class Predict(Window):
         if self.frames <= most:
             raise UserError(f"{name}.frames={self.frames}; expected {most + 1} or more, {most} of which may be known")
 
-    def draw(self, batch: int, level: Tensor, generator: Generator) -> Known:
+    def draw(self, batch: int, level: Tensor, generator: Generator) -> Known | None:
+        if not self.context_channels:
+            return None
         return self.known(choice(self.probabilities, batch, generator))
 
     def known(self, counts: Tensor) -> Known:
@@ -235,6 +245,12 @@ class Interpolate(Window):
         mask = torch.zeros(len(level), self.frames)
         mask[:, :: self.factor] = 1
         return self.told(Known(mask, level.float()))
+
+
+def drop_texts(captions: Sequence[str], rate: float, generator: Generator) -> list[str]:
+    """Captions, each forgotten with probability `rate`: classifier-free guidance needs a network that knows none."""
+    forgotten = rand((len(captions),), generator) < rate
+    return ["" if drop else text for text, drop in zip(captions, forgotten.tolist(), strict=True)]
 
 
 def noised_context(

@@ -71,7 +71,16 @@ def keyframes(
         latents = torch.cat([context, context.new_zeros(task.frames - len(context), *context.shape[1:])])[None]
         noise = window_noise(tuple(latents.shape), seed, KEYS, window)
         made = sample_window(
-            denoiser, schedule, layout[None], latents, known, noise, config.keyframe_steps, config, guidance=True
+            denoiser,
+            schedule,
+            layout[None],
+            latents,
+            known,
+            noise,
+            config.keyframe_steps,
+            config,
+            guidance=True,
+            strength=config.keyframe_strength,
         )[0]
         yield from made[len(context) :]
         position = int(keys[-1])
@@ -89,16 +98,17 @@ def interpolate(
     seed: int,
     config: SamplerConfig,
     batch: int = 4,
+    caption: str = "",
 ) -> Iterator[Tensor]:
     """`factor` - 1 frames between each two, in windows of `task.keys` that share their ends; `spacing` final frames
     lie between the frames that come in. About `batch` pairs are made at once, which is only a matter of speed: noise
-    belongs to a window.
+    belongs to a window. The caption is for a denoiser that reads.
 
     raises  UserError where the frames end within a window
     """
     steps = task.keys - 1  # pairs a window
     at_once = max(batch // steps, 1)
-    config = replace(config, context_guidance=config.interpolate_guidance, layout_guidance=1.0)
+    config = replace(config, context_guidance=config.interpolate_guidance, layout_guidance=1.0, text_guidance=1.0)
     last = next(frames)
     window = 0
     yield last
@@ -115,7 +125,17 @@ def interpolate(
         noise = torch.stack([window_noise(tuple(latents.shape[1:]), seed, stream, int(i)) for i in index])
         known = task.known(torch.full((count,), level))
         made = sample_window(
-            denoiser, schedule, layout, latents, known, noise, config.interpolate_steps, config, guidance=True
+            denoiser,
+            schedule,
+            layout,
+            latents,
+            known,
+            noise,
+            config.interpolate_steps,
+            config,
+            guidance=True,
+            strength=config.interpolate_strength,
+            captions=[caption] * count,
         )
         yield from made[:, 1:].flatten(0, 1)
         last, window = given[-1], window + count

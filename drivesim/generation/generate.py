@@ -6,7 +6,7 @@ import resource
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,18 +37,25 @@ SAMPLERS = ("ddim", "ddpm", "dpm++", "dpm++_sde", "unipc", "euler", "euler_a", "
 SPACINGS = ("trailing", "leading")
 UPSAMPLERS = ("diffusion", "bicubic", "none")
 STEPS = ("keyframe_steps", "interpolate_steps", "upsample_steps")
-GUIDANCE = ("layout_guidance", "context_guidance", "interpolate_guidance")
 TILING = ("upsample_tile", "upsample_overlap", "upsample_portion", "upsample_portion_overlap")
 SHARES = ("eta", "guidance_low", "guidance_high", "guidance_rescale")
 ALWAYS_TOLD = ("speed", "turn", "tracks")  # by a layout, whether the model listens or not; driving steers anyway
-ASKED = ("night", "crowdedness", "weather", "text")  # options that only a model can follow that is told of them
+ASKED = ("night", "crowdedness", "weather")  # options that only a model can follow that is told of them
+STRENGTHS = ("keyframe_strength", "interpolate_strength")
+GUIDANCE = ("layout_guidance", "context_guidance", "interpolate_guidance", "text_guidance")
+OFFLOADS = ("none", "cpu", "disk")
+# What steers driving video alone, and text-to-video alone.
+DRIVING = ("start", "start_time", "layout", "night", "crowdedness", "speed", "turn", "draw_boxes", "layout_guidance")
+TEXT = ("negative_prompt", "text_guidance", "frames", "height", "width", "backbone", "lora", "lora_scale", "offload",
+        "vae_slicing", "vae_tiling")  # fmt: skip
 MAX_SECONDS = 24 * 3600.0
 SHEET_FRAMES, SHEET_COLUMNS, SHEET_WIDTH = 12, 4, 384  # a sheet that fits a screen, pixels a frame
 
 
 @dataclass
 class GenerateConfig:
-    """Generate a driving video. Beside OUT come OUT.json (how it was made) and OUT.png (a contact sheet)."""
+    """Generate a driving video; or, with a prompt, a video of what it says. Beside OUT come OUT.json (how it was made)
+    and OUT.png (a contact sheet)."""
 
     bundle: str = option(help="folder of trained stages, made by `drivesim train`")
     start: str = option("none", "picture, video or stored clip (STORE:CLIP) to start from, or none")
@@ -57,7 +64,6 @@ class GenerateConfig:
     night: float | None = option(None, "0 day .. 1 night, for every frame; overrides the layout")
     crowdedness: float | None = option(None, "vehicles in view, for every frame; overrides the layout")
     weather: str | None = option(None, f"one of {', '.join(WEATHERS)}, for every frame; overrides the layout")
-    text: str | None = option(None, "what the video shows, in words, where the bundle was trained on captions")
     speed: float | None = option(
         None, "ego speed, m/s, of the whole drive; overrides the layout, which else decides, or 8"
     )
@@ -71,6 +77,10 @@ class GenerateConfig:
     keyframe_steps: int | None = option(None, "denoising steps of a window of keyframes")
     interpolate_steps: int | None = option(None, "denoising steps of the frames between")
     upsample_steps: int | None = option(None, "denoising steps of the upsampler")
+    keyframe_strength: float | None = option(
+        None, "share of the steps, above 0, up to 1: below 1 keyframes start from what is known, carried there"
+    )
+    interpolate_strength: float | None = option(None, "the same for the frames between")
     layout_guidance: float | None = option(None, "how strongly the layout steers; 1 is unguided")
     guidance: dict[str, float] | None = option(
         None, "how strongly single conditions steer, on top of it, as in {boxes: 2, weather: 1.5}; 1 is unguided"
@@ -90,6 +100,20 @@ class GenerateConfig:
     upsample_portion_overlap: int | None = option(None, "frames that a portion shares with the next")
     draw_boxes: bool = option(False, "draw the asked boxes and labels onto the video")
     contact_sheet: bool = option(True, "write OUT.png")
+    prompt: str | None = option(
+        None, "what the video shows, in words, of a bundle that reads (docs/text_to_video.md); the rest is for it alone"
+    )
+    negative_prompt: str | None = option(None, "what text guidance leads away from")
+    text_guidance: float | None = option(None, "how strongly the prompt steers; 1 is unguided")
+    frames: int | None = option(None, "length in frames, 16k + 1; as many keyframes as in training if not given")
+    height: int | None = option(None, "pixels before the upsampler; as in training if not given")
+    width: int | None = option(None, "pixels before the upsampler; as in training if not given")
+    backbone: str = option("", "Stable Diffusion folder whose image network takes the place of the bundle's")
+    lora: str = option("", "LoRA file, .safetensors, added to the image network")
+    lora_scale: float = option(1.0, "how much of it is added")
+    offload: str = option("none", "where weights wait until a layer needs them: none (they do not wait), cpu, disk")
+    vae_slicing: bool = option(False, "decode one frame after the other: less memory")
+    vae_tiling: int = option(0, "decode in tiles of so many pixels each way: less memory; 0: whole frames")
 
 
 def main(argv: Sequence[str]) -> None:
@@ -100,16 +124,43 @@ def main(argv: Sequence[str]) -> None:
     config = parse(GenerateConfig, argv, "drivesim generate")
     timed = check(config)
     return_freed_memory()
+    if config.prompt is not None:
+        return generate_text(config)
     # Loads the model libraries: seconds that a typo need not wait.
     from drivesim.generation.pipeline import DrivingPipeline
 
     pipeline = DrivingPipeline.from_pretrained(config.bundle, upsampler=config.upsampler == "diffusion")
-    names = ("sampler", "spacing", "guidance", *STEPS, *GUIDANCE, *SHARES, *TILING)
-    chosen = {name: value for name in names if (value := getattr(config, name)) is not None}
-    pipeline.config = replace(pipeline.config, **chosen)
+    pipeline.config = replace(pipeline.config, **_chosen(config))
     layout = _layout(config, timed, pipeline)
     start = load_start(config.start, pipeline.height, pipeline.width, pipeline.key_fps, config.start_time)
     generate(config, pipeline, start, layout)
+
+
+def generate_text(config: GenerateConfig) -> None:
+    """Stream a video of `config.prompt`."""
+    from drivesim.generation.text_to_video import Look, Memory, TextToVideo
+
+    model = TextToVideo.from_pretrained(
+        config.bundle,
+        config.height,
+        config.width,
+        upsampler=config.upsampler == "diffusion",
+        look=Look(config.backbone, config.lora, config.lora_scale),
+        memory=Memory(config.offload, config.vae_slicing, config.vae_tiling),
+    )
+    model.config = replace(model.config, **_chosen(config))
+    assert config.prompt is not None
+    frames = model.frames if config.frames is None else config.frames
+    video = model(prompt=config.prompt, frames=frames, seed=config.seed, upsampler=config.upsampler)
+    scale = 1 if config.upsampler == "none" else model.upsample.factor
+    told = f"prompt {config.prompt!r}"
+    write(config, video, frames, model.fps, model.height * scale, model.width * scale, told)
+
+
+def _chosen(config: GenerateConfig) -> dict[str, Any]:
+    """Settings of the sampler that were given."""
+    names = ("sampler", "negative_prompt", *STEPS, *GUIDANCE)
+    return {name: value for name in names if (value := getattr(config, name)) is not None}
 
 
 def check(config: GenerateConfig) -> TimedLayout | None:
@@ -125,20 +176,23 @@ def check(config: GenerateConfig) -> TimedLayout | None:
     _range("seed", config.seed, 0, 2**63 - 1)
     for name in STEPS:
         _range(name, getattr(config, name), 1, 1000)
+    for name in STRENGTHS:
+        _range(name, getattr(config, name), 0, 1, above=True)
     for name in GUIDANCE:
         _range(name, getattr(config, name), 0, 100)
-    for name in SHARES:
-        _range(name, getattr(config, name), 0, 1)
     for name, scale in (config.guidance or {}).items():
         _range(f"guidance.{name}", scale, 0, 100)
-    for name, value, known in (
-        ("upsampler", config.upsampler, UPSAMPLERS),
-        ("sampler", config.sampler, SAMPLERS),
-        ("spacing", config.spacing, SPACINGS),
-        ("weather", config.weather, WEATHERS),
+    for name in SHARES:
+        _range(name, getattr(config, name), 0, 1)
+    for name, known in (
+        ("upsampler", UPSAMPLERS),
+        ("sampler", SAMPLERS),
+        ("spacing", SPACINGS),
+        ("weather", WEATHERS),
     ):
-        if value is not None and value not in known:
+        if (value := getattr(config, name)) is not None and value not in known:
             raise UserError(f"{name}={value}, expected one of {', '.join(known)}")
+    _check_text(config)
     _check_out(config)
     bundle = Bundle(Path(config.bundle)).require()
     _check_conditions(config, bundle)
@@ -152,21 +206,53 @@ def check(config: GenerateConfig) -> TimedLayout | None:
     return timed and timed.check(config.seconds, slots)
 
 
+def _check_text(config: GenerateConfig) -> None:
+    """Options of driving video do nothing in text-to-video, and the other way round."""
+    usual = {f.name: f.default for f in fields(GenerateConfig)}
+    given = [name for name in (TEXT if config.prompt is None else DRIVING) if getattr(config, name) != usual[name]]
+    if given and config.prompt is None:
+        raise UserError(f"{given[0]}={getattr(config, given[0])} is for text-to-video; give prompt=... too")
+    if given:
+        raise UserError(f"{given[0]}={getattr(config, given[0])} does nothing in text-to-video; leave it out")
+    if config.offload not in OFFLOADS:
+        raise UserError(f"offload={config.offload}, expected one of {', '.join(OFFLOADS)}")
+    _range("lora_scale", config.lora_scale, -10, 10)
+    for name in ("frames", "height", "width"):
+        _range(name, getattr(config, name), 1, 1_000_000)
+
+
 def generate(config: GenerateConfig, pipeline: "DrivingPipeline", start: Tensor | None, layout: Layout | None) -> None:
-    """Stream the video to `config.out`, then write what belongs beside it; after Ctrl-C the finished part is kept."""
-    fps, out, frames = pipeline.fps, Path(config.out), round(config.seconds * pipeline.fps)
+    """Stream a driving video to `config.out`."""
+    fps, frames = pipeline.fps, round(config.seconds * pipeline.fps)
     if not frames:
         raise UserError(f"seconds={config.seconds:g} is less than one frame at {fps:g} fps; ask for more")
     working = config.upsampler == "none"
     height, width = (pipeline.low_height, pipeline.low_width) if working else (pipeline.height, pipeline.width)
+    video = pipeline(start=start, layout=layout, seconds=config.seconds, seed=config.seed, upsampler=config.upsampler)
+    told = f"start {config.start}, layout {config.layout}"
+    write(config, video, frames, fps, height, width, told, layout if config.draw_boxes else None)
+
+
+def write(
+    config: GenerateConfig,
+    video: Iterator[Tensor],
+    frames: int,
+    fps: float,
+    height: int,
+    width: int,
+    told: str,
+    drawn: Layout | None = None,
+) -> None:
+    """Stream frames uint8 [3, height, width] to `config.out`, with the boxes of `drawn` on them; then what belongs
+    beside it. After Ctrl-C the finished part is kept."""
+    out = Path(config.out)
     print(f"{out}: {frames} frames, {frames / fps:.2f} s at {fps:g} fps, {height}x{width}")
-    print(f"bundle {config.bundle}, start {config.start}, layout {config.layout}, seed {config.seed}")
+    print(f"bundle {config.bundle}, {told}, seed {config.seed}")
 
     sheet: dict[int, np.ndarray] = {}
     wanted = set(np.linspace(0, frames - 1, min(SHEET_FRAMES, frames)).round().astype(int).tolist())
     begun, writer = time.perf_counter(), VideoWriter(out, fps, height, width, overwrite=config.overwrite)
-    video = pipeline(start=start, layout=layout, seconds=config.seconds, seed=config.seed, upsampler=config.upsampler)
-    pictures = tqdm(_pictures(video, layout if config.draw_boxes else None), "generate", frames, unit="frame")
+    pictures = tqdm(_pictures(video, drawn), "generate", frames, unit="frame")
     try:
         with writer, pictures:
             for i, picture in enumerate(pictures):
@@ -181,12 +267,18 @@ def generate(config: GenerateConfig, pipeline: "DrivingPipeline", start: Tensor 
             _write_beside(config, writer, sheet, complete=writer.frames == frames)
     wall = time.perf_counter() - begun
     speed = f"{writer.seconds / wall:.3g} x real time"
-    print(f"{out}: {writer.seconds:.2f} s of video in {wall:.1f} s ({speed}), peak memory {peak_mib():.0f} MiB")
+    print(f"{out}: {writer.seconds:.2f} s of video in {wall:.1f} s ({speed}), peak memory {peak_memory()}")
 
 
 def beside(out: Path | str, suffix: str) -> Path:
     """OUT.json and OUT.png keep the .mp4 in their names, so that they never hit a layout or start called like OUT."""
     return Path(f"{out}{suffix}")
+
+
+def peak_memory() -> str:
+    """The most memory that was held at once, of this process and on the GPU, for people."""
+    gpu = f", {torch.cuda.max_memory_allocated() / 2**20:.0f} MiB on the GPU" if torch.cuda.is_available() else ""
+    return f"{peak_mib():.0f} MiB{gpu}"
 
 
 def peak_mib() -> float:

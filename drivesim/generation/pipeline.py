@@ -64,6 +64,8 @@ class DrivingPipeline:
         raises         UserError for a missing, damaged or mismatched bundle or stage
         """
         bundle = Bundle(Path(folder)).require()
+        if bundle.has_folder("image", "text_encoder"):
+            raise UserError(f"bundle {bundle.root} makes video from words; `drivesim generate prompt=...` does")
         data = bundle.data
         pipeline = cls(
             autoencoder=load_autoencoder(bundle, decoder=tuned_decoder),

@@ -35,6 +35,8 @@ class SamplerConfig:
     upsample_steps: int = 3
     layout_guidance: float = 1.5  # classifier-free guidance of boxes and labels, image LDM and keyframes
     guidance: dict[str, float] = field(default_factory=dict)  # the same of single conditions by name, on top of it
+    text_guidance: float = 7.5  # of captions, where these are told instead: keyframes of text-to-video
+    negative_prompt: str = ""  # what text guidance leads away from
     context_guidance: float = 1.0  # paper, section 3.2; 1 is off, since it doubles the cost of a keyframe
     upsample_noise: float = 0.02  # noise augmentation at sampling time; where it is told as a timestep:
     upsample_level: int = 20
@@ -46,6 +48,9 @@ class SamplerConfig:
     temperature: float = 1.0  # scales the noise that sampling starts from; below 1: less variety, less noise left
     detail: float = 0.0  # further scales it by spread^detail in channels that spread less than 1, fine detail mostly:
     # a model of little training tells structure from noise long before it tells detail from noise
+    keyframe_strength: float = 1.0  # below 1 keyframes are sampled from the carried frames, with noise that hides this
+    # share of the steps: sharp as those, and cheaper
+    interpolate_strength: float = 1.0
     upsample_temperature: float = 1.0
     spacing: str = "trailing"  # of the timesteps: trailing, or leading as in Stable Diffusion's pipelines
     eta: float = 0.0  # noise drawn at every step of ddim: 0 none, 1 as much as ddpm
@@ -68,6 +73,13 @@ class SamplerConfig:
             raise UserError(
                 f"sampler.context_augmentation={self.context_augmentation}, expected a timestep, 0 to {TIMESTEPS - 1}"
             )
+
+    def __post_init__(self) -> None:
+        for name in ("keyframe_strength", "interpolate_strength"):
+            if not 0 < (found := getattr(self, name)) <= 1:
+                raise UserError(
+                    f"sampler.{name} is {found:g}, expected more than 0, up to 1, which is to start from noise"
+                )
 
     def start(self, denoiser: Denoiser, noise: Tensor) -> Tensor:
         """Standard normal noise [B, T, C, h, w] brought to the temperature of each channel."""
@@ -98,9 +110,18 @@ class SamplerConfig:
         interval = Interval(self.guidance_low, self.guidance_high)
         return guided(answer, told, terms, interval, self.guidance_rescale, self.guidance_batched)
 
-    def sample(self, denoise: Denoise, start: Tensor, noise: Tensor, schedule: ScheduleConfig, steps: int) -> Tensor:
-        """A sample from `start`; what a stochastic sampler draws on the way follows from the `noise` of the window, of
-        which `start` may have nothing left."""
+    def sample(
+        self,
+        denoise: Denoise,
+        start: Tensor,
+        noise: Tensor,
+        schedule: ScheduleConfig,
+        steps: int,
+        guess: Tensor | None = None,
+        strength: float = 1.0,
+    ) -> Tensor:
+        """A sample from `start`, or from `guess` below a strength of 1; what a stochastic sampler draws on the way
+        follows from the `noise` of the window, of which `start` may have nothing left."""
         return sample(
             denoise,
             start,
@@ -110,6 +131,8 @@ class SamplerConfig:
             spacing=self.spacing,
             eta=self.eta,
             generators=continuing(noise),
+            guess=guess,
+            strength=strength,
         )
 
 
@@ -125,13 +148,19 @@ class Told:
 
 @torch.no_grad()
 def sample_frames(
-    denoiser: Denoiser, schedule: ScheduleConfig, layout: Layout, noise: Tensor, config: SamplerConfig
+    denoiser: Denoiser,
+    schedule: ScheduleConfig,
+    layout: Layout,
+    noise: Tensor,
+    config: SamplerConfig,
+    captions: Sequence[str] = (),
 ) -> Tensor:
-    """Latents [B, T, C, h, w] of frames by themselves: the image LDM. layout [B, T], noise like the latents."""
+    """Latents [B, T, C, h, w] of frames of which none is known: the image LDM, text-to-video. layout [B, T], captions
+    one for each of B, noise like the latents."""
     device = _device(denoiser)
     layout, noise = layout.to(device), noise.to(device)
     with probe().autocast():
-        told = Told(*denoiser.condition(layout, *noise.shape[-2:]))
+        told = Told(*denoiser.condition(layout, noise.shape[-2], noise.shape[-1], captions))
         denoise = config.guided(denoiser, schedule, told, layout_terms(denoiser, layout, told, config))
         return config.sample(denoise, config.start(denoiser, noise), noise, schedule, config.image_steps)
 
@@ -147,10 +176,13 @@ def sample_window(
     steps: int,
     config: SamplerConfig,
     guidance: bool,
+    strength: float = 1.0,
+    captions: Sequence[str] = (),
 ) -> Tensor:
     """Fill in a window: latents [B, T, C, h, w] of which `known` are given (the others are ignored), layout [B, T] with
     known ego motion.
 
+    strength  of what sampling makes of the carried frames, see `sampler.sample`; 1: they are only told
     returns  [B, T, C, h, w], the known frames as they were
     """
     device = _device(denoiser)
@@ -163,7 +195,7 @@ def sample_window(
             drawn = torch.stack([torch.randn(latents.shape[1:], generator=g) for g in continuing(noise.neg())])
             seen, known = noised_context(latents, known, timestep, drawn, Diffusion(schedule))
         context = denoiser.encode_context(context_planes(denoiser, seen, known, layout))
-        told = Told(*denoiser.condition(layout, *noise.shape[-2:]), context)
+        told = Told(*denoiser.condition(layout, noise.shape[-2], noise.shape[-1], captions), context)
         terms = []
         if guidance and config.context_guidance != 1.0:
             nothing = replace(known, mask=torch.zeros_like(known.mask))
@@ -172,25 +204,34 @@ def sample_window(
         if guidance:
             terms += layout_terms(denoiser, layout, told, config)
         denoise = config.guided(denoiser, schedule, told, terms)
-        made = config.sample(denoise, config.start(denoiser, noise), noise, schedule, steps)
+        guess = context.held.float() if denoiser.carries and bool(context.given.all()) else None
+        made = config.sample(denoise, config.start(denoiser, noise), noise, schedule, steps, guess, strength)
     return mask * latents + (1 - mask) * made
 
 
 def layout_terms(denoiser: Denoiser, layout: Layout, told: Told, config: SamplerConfig) -> list[Term]:
-    """Guidance by the layout: away from one that says nothing, and from those that say all but one condition. None for
-    conditions that the layout does not tell, where both say the same."""
+    """Guidance by the layout: away from one that says nothing, and by single conditions: away from one that says all
+    but it. There is none for what the layout does not tell, where both say the same. Of a denoiser that reads, guidance
+    by the caption, away from the negative prompt.
+
+    raises  UserError if a condition is to guide that the denoiser is not told
+    """
+    nothing = unknown_like(layout)
+    if denoiser.reads:
+        negative = [config.negative_prompt] * len(layout.night)
+        planes, tokens = denoiser.condition(nothing, told.planes.shape[-2], told.planes.shape[-1], negative)
+        return [Term(config.text_guidance, replace(told, planes=planes, tokens=tokens))]
     check_known("guidance", config.guidance, denoiser.config.conditions)
+    less = [(config.layout_guidance, nothing)]
+    for name, scale in config.guidance.items():
+        if CONDITIONS[name].told(layout).any():
+            less.append((scale, without(layout, [name])))
 
-    def term(scale: float, less: Layout) -> Term:
-        planes, tokens = denoiser.condition(less, *told.planes.shape[-2:])
-        return Term(scale, replace(told, planes=planes, tokens=tokens))
+    def but(layout: Layout) -> Told:
+        planes, tokens = denoiser.condition(layout, *told.planes.shape[-2:])
+        return replace(told, planes=planes, tokens=tokens)
 
-    whole = [] if config.layout_guidance == 1.0 else [term(config.layout_guidance, unknown_like(layout))]
-    return whole + [
-        term(scale, without(layout, [name]))
-        for name, scale in config.guidance.items()
-        if scale != 1.0 and CONDITIONS[name].told(layout).any()
-    ]
+    return [Term(scale, but(layout)) for scale, layout in less if scale != 1.0]
 
 
 @torch.no_grad()
@@ -267,9 +308,9 @@ def check_upsampling(denoiser: Denoiser, task: Upsample, height: int, width: int
     Stitch(config.upsample_portion, config.upsample_portion_overlap)
 
 
-def _device(module: torch.nn.Module) -> torch.device:
-    """Where a network lives, and its samples are made."""
-    return next(module.parameters()).device
+def _device(module: Denoiser) -> torch.device:
+    """Where a network lives, and its samples are made. Its weights may wait elsewhere (generation/offload.py)."""
+    return module.latent_std.device
 
 
 def unknown_like(layout: Layout) -> Layout:

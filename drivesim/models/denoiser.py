@@ -1,6 +1,9 @@
 """One denoiser for every generative stage: an image U-Net, and temporal layers when it has to make video."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -38,9 +41,27 @@ class DenoiserConfig:
     filters: int = 0  # factor of the enlargement filters that an upsampler starts from; 0: none
     conditions: list[str] = field(default_factory=lambda: list(USUAL))
     level_embedding: bool = False  # whether the network is told a noise level, embedded as its timestep is
+    # Folder of a Stable Diffusion model as diffusers saves it: the image network, taken as it is into the bundle, with
+    # its text encoder (models/backbone.py). It decides all of the above but context_width.
+    pretrained: str = ""
+    finetune: bool = False  # train a pretrained image network further, in stage `image`
+    unet: dict[str, Any] = field(default_factory=dict)  # diffusers' config of a pretrained one; set by the stage
 
     def build(self) -> "Denoiser":
-        return Denoiser(self)
+        config = self.resolved()
+        if config.unet:
+            from drivesim.models.text_denoiser import TextDenoiser  # here, since it builds on this module
+
+            return TextDenoiser(config)
+        return Denoiser(config)
+
+    def resolved(self) -> "DenoiserConfig":
+        """With what a pretrained folder decides. raises UserError if it is none"""
+        if self.unet or not self.pretrained:
+            return self
+        from drivesim.models.backbone import Backbone  # here, since it builds on this module
+
+        return Backbone(Path(self.pretrained)).describe(self)
 
     def build_unet(self) -> UNet2DConditionModel:
         return build_unet(self)
@@ -48,6 +69,10 @@ class DenoiserConfig:
 
 def build_unet(config: DenoiserConfig) -> UNet2DConditionModel:
     """The image network, an ordinary diffusers model. Without tokens there is no attention at all."""
+    if config.unet:
+        unet = UNet2DConditionModel.from_config(config.unet)
+        speed_up(unet)
+        return unet
     if config.token_dim == 0 and any(config.attention):
         raise ValueError("attention levels need token_dim > 0")
     levels = len(config.block_out_channels)
@@ -87,12 +112,14 @@ class Denoiser(nn.Module):
     """The image network by itself, or with temporal layers after `inflate`."""
 
     latent_std: Tensor
+    reads = False  # whether it is told captions instead of a layout
 
     def __init__(self, config: DenoiserConfig) -> None:
         super().__init__()
         self.config = config
         self.unet = config.build_unet().to(memory_format=torch.channels_last)
-        self.tokens = LayoutTokens(config.token_dim, config.conditions) if config.token_dim else None
+        laid_out = config.token_dim and not config.unet
+        self.tokens = LayoutTokens(config.token_dim, config.conditions) if laid_out else None
         self.filters = EdgeFilters(config.filters) if config.filters else None
         self.temporal: TemporalLayers | None = None
         # Spread of each channel over the training data; see diffusion/precondition.py.
@@ -142,7 +169,8 @@ class Denoiser(nn.Module):
     def carry_by(self, autoencoder) -> "Denoiser":
         """Name the autoencoder by which known frames are carried to where driving brings them; see `carry`."""
         if self.carries:
-            self._carrier = [Carrier(autoencoder, self.flow)]
+            assert self.temporal is not None
+            self._carrier = [Carrier(autoencoder, self.temporal.move)]
         return self
 
     @property
@@ -159,10 +187,13 @@ class Denoiser(nn.Module):
             return latents * mask.to(latents)[..., None, None, None]
         if not self._carrier:
             raise RuntimeError("name the autoencoder first: carry_by")
-        return self._carrier[0](latents, mask, layout.travel, layout.heading)
+        return self._carrier[0](latents, mask.to(latents), layout)
 
-    def condition(self, layout: Layout, height: int, width: int) -> tuple[Tensor, Tensor | None]:
-        """Planes [B, T, P, h, w], positions among them, and tokens [B, T, N, D] of a layout [B, T]."""
+    def condition(
+        self, layout: Layout, height: int, width: int, captions: Sequence[str] = ()
+    ) -> tuple[Tensor, Tensor | None]:
+        """Planes [B, T, P, h, w], positions among them, and tokens [B, T, N, D] of a layout [B, T]; captions are for a
+        denoiser that reads (models/text_denoiser.py)."""
         tokens = self.tokens(layout) if self.tokens is not None else None
         drawn = rasterise(layout, height, width, self.config.conditions)
         place = positions(height, width).to(drawn).expand(*drawn.shape[:-3], -1, -1, -1)

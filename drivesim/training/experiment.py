@@ -1,6 +1,7 @@
 """An experiment: everything that decides what is trained, as one tree of typed, checked values."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from drivesim.config import option
 from drivesim.data.augment import AugmentConfig
@@ -9,6 +10,7 @@ from drivesim.diffusion.tasks import Frames, Interpolate, Predict
 from drivesim.diffusion.upsample import Upsample
 from drivesim.generation.samplers import SamplerConfig
 from drivesim.models.autoencoder import AutoencoderConfig
+from drivesim.models.backbone import Backbone
 from drivesim.models.denoiser import DenoiserConfig
 from drivesim.models.inflation import TemporalConfig
 from drivesim.models.upscaler import UpsamplerConfig
@@ -88,3 +90,10 @@ class ExperimentConfig:
     sampler: SamplerConfig = field(
         default_factory=SamplerConfig
     )  # what the bundle is sampled with unless told otherwise
+
+    def resolved(self) -> "ExperimentConfig":
+        """With what a pretrained backbone decides: its layout and its noise schedule. raises UserError if it is none"""
+        if not self.denoiser.pretrained:
+            return self
+        schedule = Backbone(Path(self.denoiser.pretrained)).schedule(self.schedule)
+        return replace(self, denoiser=self.denoiser.resolved(), schedule=schedule)

@@ -1,7 +1,7 @@
 """What a diffusion stage shows of itself while it trains: samples beside the held-out windows they were asked for."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -40,8 +40,9 @@ class LatentGrid:
         batch = self.batch[: self.rows]
         config = self.sampler
         noise = window_noise(tuple(batch.x.shape), 0, 0)
-        if not self.task.temporal:
-            made = sample_frames(denoiser, self.schedule, batch.layout, noise, config)
+        if not self.task.context_channels:
+            config = replace(config, image_steps=config.keyframe_steps) if self.task.temporal else config
+            made = sample_frames(denoiser, self.schedule, batch.layout, noise, config, batch.captions)
         else:
             counts = torch.ones(len(batch.x), dtype=torch.long)
             known = self.task.known(counts if hasattr(self.task, "probabilities") else batch.level)  # type: ignore
@@ -55,6 +56,7 @@ class LatentGrid:
                 config.keyframe_steps,
                 config,
                 guidance=False,
+                captions=batch.captions,
             )
         rows = []
         for i in range(len(made)):

@@ -65,8 +65,10 @@ class LatentVideoDiffusion(pl.LightningModule):
         trained = [p for p in self.denoiser.parameters() if p.requires_grad]
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
+    def configure_optimizers(self) -> torch.optim.Optimizer | list[torch.optim.Optimizer]:
         trained = [p for p in self.denoiser.parameters() if p.requires_grad]
+        if not trained:  # a pretrained image network that is taken as it is
+            return []
         return torch.optim.AdamW(
             trained, lr=self.stage.lr, weight_decay=self.stage.weight_decay, betas=(0.9, 0.99), fused=True
         )

@@ -1,7 +1,7 @@
 """The stages: for each, what is trained, on which windows, starting from which earlier stages."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -24,12 +24,15 @@ from drivesim.errors import UserError
 from drivesim.generation.samplers import check_upsampling
 from drivesim.machine import probe
 from drivesim.models.autoencoder import Autoencoder, AutoencoderConfig
+from drivesim.models.backbone import Backbone
 from drivesim.models.conditioning import POSITIONS, label_features, plane_count, rasterise
 from drivesim.models.denoiser import Denoiser, DenoiserConfig
 from drivesim.models.filters import EdgeFilters
-from drivesim.models.inflation import TemporalConfig
+from drivesim.models.inflation import TemporalConfig, TemporalLayers
 from drivesim.models.motion import SceneFlow, measured_flow
 from drivesim.models.patch_autoencoder import PatchAutoencoder
+from drivesim.models.text import TextEncoder
+from drivesim.models.text_denoiser import TextDenoiser
 from drivesim.models.upscaler import UpsamplerConfig, load_upscaler, read_schedules
 from drivesim.models.video_decoder import VideoDecoderConfig
 from drivesim.training.experiment import ExperimentConfig, StageConfig
@@ -192,7 +195,18 @@ class Workspace:
             )
 
     def image(self) -> Denoiser:
+        """The image network that temporal layers are put into. raises UserError if it is not the one that is named"""
+        held = self.bundle.config("image").get("backbone", {})
+        if (named := self.experiment.denoiser.pretrained) and held.get("sha256") != Backbone(Path(named)).sha256():
+            raise UserError(
+                f"{self.bundle.root} holds {held.get('folder', 'an image network trained here')}, not {named} as it is "
+                "now; run `drivesim train stage=image overwrite=true`, or choose another out"
+            )
         return load_denoiser(self.bundle, "image")
+
+    @cached_property
+    def text(self) -> TextEncoder:
+        return load_text(self.bundle)
 
     def data(
         self,
@@ -217,11 +231,13 @@ class Workspace:
 
 @dataclass
 class StageRun:
-    """A stage ready to train. `config` is what the bundle keeps: enough to rebuild the network by itself."""
+    """A stage ready to train. `config` is what the bundle keeps: enough to rebuild the network by itself; `folders` go
+    there as they are."""
 
     module: pl.LightningModule
     data: pl.LightningDataModule
     config: dict
+    folders: Sequence[Path] = ()
 
 
 def autoencoder(work: Workspace, stage: StageConfig) -> StageRun:
@@ -238,6 +254,8 @@ def autoencoder(work: Workspace, stage: StageConfig) -> StageRun:
 
 
 def image(work: Workspace, stage: StageConfig) -> StageRun:
+    if work.experiment.denoiser.pretrained:
+        return _pretrained_image(work, stage)
     data, factor = work.experiment.data, work.autoencoder.config.factor
     size = [data.height // factor, data.width // factor]
     config = work.experiment.denoiser
@@ -248,12 +266,27 @@ def image(work: Workspace, stage: StageConfig) -> StageRun:
     return _latent_run(work, stage, denoiser, work.experiment.image, work.specs["image"])
 
 
+def _pretrained_image(work: Workspace, stage: StageConfig) -> StageRun:
+    """Put into the bundle with its text encoder, so that a folder that changes later changes no bundle."""
+    config = work.experiment.denoiser
+    backbone = Backbone(Path(config.pretrained))
+    denoiser = backbone.load(config).requires_grad_(config.finetune)
+    denoiser.read_by(TextEncoder(backbone.root))
+    run = _latent_run(work, stage, denoiser, work.experiment.image, work.specs["image"])
+    origin = {"folder": str(backbone.root), "sha256": backbone.sha256()}
+    return replace(run, config=run.config | {"backbone": origin}, folders=backbone.text_folders)
+
+
 def keyframes(work: Workspace, stage: StageConfig) -> StageRun:
-    return _latent_run(work, stage, work.image(), work.experiment.predict, work.specs["keyframes"])
+    return _latent_run(work, stage, _told(work, work.image()), work.experiment.predict, work.specs["keyframes"])
 
 
 def interpolate(work: Workspace, stage: StageConfig) -> StageRun:
-    return _latent_run(work, stage, work.image(), work.experiment.interpolate, work.specs["interpolate"])
+    return _latent_run(work, stage, _told(work, work.image()), work.experiment.interpolate, work.specs["interpolate"])
+
+
+def _told(work: Workspace, denoiser: Denoiser) -> Denoiser:
+    return denoiser.read_by(work.text) if isinstance(denoiser, TextDenoiser) else denoiser
 
 
 def decoder(work: Workspace, stage: StageConfig) -> StageRun:
@@ -308,7 +341,8 @@ def _latent_run(
             f"config.denoiser.channels is {denoiser.config.channels} but the autoencoder has {channels}; set them alike"
         )
     if task.temporal:
-        _inflate(work, stage, denoiser, channels + task.context_channels, specs[0].frames).carry_by(work.autoencoder)
+        context = channels + task.context_channels if task.context_channels else 0
+        _inflate(work, stage, denoiser, context, specs[0].frames).carry_by(work.autoencoder)
         if denoiser.carries:
             denoiser.flow.load_state_dict(work.flow.state_dict())
     mirrored = work.mirrored_latents if stage.augment.flip else None
@@ -360,6 +394,8 @@ def _diffusion_run(
     config: dict[str, Any] = {"model": to_dict(denoiser.config), "task": to_dict(task), "schedule": to_dict(schedule)}
     if denoiser.temporal is not None:
         config |= {"temporal": to_dict(denoiser.temporal.config), "image_trained": stage.train_image}
+        if not stage.train_image:  # then they fit any image network of these widths
+            config |= {"sites": denoiser.temporal.widths, "context_channels": denoiser.temporal.context_channels}
     return StageRun(module, data, config)
 
 
@@ -382,15 +418,41 @@ def load_autoencoder(bundle: Bundle, decoder: bool = False) -> Autoencoder:
 TASKS: dict[str, type] = {"keyframes": Predict, "interpolate": Interpolate, "upsample_temporal": Upsample}
 
 
-def load_denoiser(bundle: Bundle, stage: str) -> Denoiser:
-    """An image network of a bundle (image, upsample), or one with its temporal layers (keyframes, ...)."""
+def load_text(bundle: Bundle) -> TextEncoder:
+    """The text encoder of a bundle. raises UserError if it has none"""
+    if not bundle.value("image", "model", DenoiserConfig).unet:
+        raise UserError(
+            f"bundle {bundle.root} has no text encoder: its image network is told layouts; train one on a Stable "
+            "Diffusion folder, `drivesim train experiment=sd_text_to_video config.denoiser.pretrained=...`"
+        )
+    bundle.folder("image", "tokenizer")
+    return TextEncoder(bundle.folder("image", "text_encoder").parent)
+
+
+def load_denoiser(bundle: Bundle, stage: str, image: Denoiser | None = None) -> Denoiser:
+    """An image network of a bundle (image, upsample), or one with its temporal layers (keyframes, ...).
+
+    image  another image network of the same widths, which the temporal layers are put into, in place
+    """
     image_stage = {"keyframes": "image", "interpolate": "image", "upsample_temporal": "upsample"}.get(stage, stage)
-    denoiser = bundle.network(image_stage, UpsamplerConfig if image_stage == "upsample" else DenoiserConfig)
+    kind = UpsamplerConfig if image_stage == "upsample" else DenoiserConfig
+    denoiser = bundle.network(image_stage, kind) if image is None else image
     if image_stage != stage:
         config = bundle.config(stage)
         context: int = bundle.value(stage, "task", TASKS[stage]).context_channels
         temporal = bundle.value(stage, "temporal", TemporalConfig) if "temporal" in config else None  # none before 0.2
         denoiser.inflate(denoiser.config.channels + context if context else 0, temporal)
         assert denoiser.temporal is not None
+        if isinstance(held := config.get("sites"), dict):
+            check_sites(held, denoiser.temporal, bundle.weights(stage))
         bundle.load(stage, denoiser if config.get("image_trained") else denoiser.temporal)
     return denoiser.eval()
+
+
+def check_sites(held: dict[str, int], temporal: TemporalLayers, path: Path) -> None:
+    """raises UserError, naming the first that differs, if temporal layers of `held` widths do not fit a network"""
+    for name in [*held, *(name for name in temporal.widths if name not in held)]:
+        if held.get(name) != temporal.widths.get(name):
+            widths = held.get(name), temporal.widths.get(name)
+            theirs, ours = (f"{width} channels" if width else "none" for width in widths)
+            raise UserError(f"{path} has {theirs} at {name}, this image network {ours}; they are of different shapes")

@@ -64,6 +64,7 @@ def main(argv: Sequence[str]) -> None:
     chosen = list(STAGES) if config.stage == "all" else [config.stage]
     if unknown := [name for name in chosen if name not in STAGES]:
         raise UserError(f"unknown stage {unknown[0]!r}; one of all, {', '.join(STAGES)}")
+    config.config = config.config.resolved()
     check(config)
     quiet()
     store = ClipStore(config.data).select(config.config.data.where)
@@ -71,7 +72,9 @@ def main(argv: Sequence[str]) -> None:
     chosen_clips = f"{len(store.clips('train'))} training clips of {config.data}"
     chosen_clips += f" where {store.selection}" if store.selection else ""
     tell(f"drivesim train: {chosen_clips}, {describe()}")
-    if not store.index["has_boxes"].any():
+    if config.config.denoiser.pretrained:
+        _tell_captions(store)
+    elif not store.index["has_boxes"].any():
         tell("drivesim train: no boxes in this store, so nothing will be steered by boxes")
     work.check(chosen)
     for name in chosen:
@@ -86,6 +89,13 @@ def main(argv: Sequence[str]) -> None:
         again = "run the command with stage=all and without overwrite to train them again"
         tell(f"out of date now: {', '.join(left)}; {again}")
     tell(f"bundle: {work.bundle.root}")
+
+
+def _tell_captions(store: ClipStore) -> None:
+    silent = int((store.index["caption"] == "").sum())
+    if silent:
+        words = f"{silent} of {len(store.index)} clips have no caption, so nothing is learned of words there"
+        tell(f"drivesim train: {words}")
 
 
 def _other_data(name: str, config: TrainConfig, work: Workspace) -> str:
@@ -136,6 +146,8 @@ def check(config: TrainConfig) -> None:
         autoencoder = config.config.autoencoder
         taken = ["autoencoder"] if autoencoder.pretrained and not autoencoder.finetune else []  # as they are, no steps
         taken += ["upsample"] if config.config.upsampler.pretrained else []
+        image = config.config.denoiser
+        taken += ["image"] if image.pretrained and not image.finetune else []
         for f in fields(config.config.stages):
             if (
                 f.name not in taken
@@ -282,7 +294,7 @@ def export(name: str, run: StageRun, config: TrainConfig, work: Workspace, train
         "fps": work.fps,
         "sampler": asdict(config.config.sampler),
     }
-    work.bundle.save(name, run.config, result, record, common)
+    work.bundle.save(name, run.config, result, record, common, run.folders)
     tell(
         f"{name}: {trainer.global_step} steps in {budget.time_elapsed():.0f} s, {trained / 1e6:.1f} M parameters "
         f"trained, held-out loss {validation:.4f}",

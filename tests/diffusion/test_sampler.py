@@ -105,3 +105,40 @@ def test_different_indices_give_independent_normal_noise():
 def test_swapping_seed_and_index_gives_other_noise():
     assert not torch.equal(window_noise((8,), 1, 2, 3), window_noise((8,), 2, 1, 3))
     assert not torch.equal(window_noise((8,), 1, 2, 3), window_noise((8,), 1, 3, 2))
+
+
+def test_a_guess_that_is_a_sample_of_the_data_gives_one_again_from_any_strength():
+    mean, covariance = torch.tensor([1.0, -2.0]).double(), torch.tensor([[1.0, 0.6], [0.6, 0.5]]).double()
+    generator, count = torch.Generator().manual_seed(0), 20000
+    guess = mean + torch.randn(count, 2, generator=generator).double() @ torch.linalg.cholesky(covariance).T
+    noise = torch.randn(count, 2, generator=generator, dtype=torch.double)
+    made = sample(perfect(mean, covariance), noise, ScheduleConfig(), 200, guess=guess, strength=0.5)
+    assert_close(made.mean(0), mean, atol=0.03, rtol=0)
+    assert_close(made.T.cov(), covariance, atol=0.04, rtol=0)
+    kept = torch.corrcoef(torch.stack([made[:, 0], guess[:, 0]]))[0, 1]
+    assert 0.3 < kept < 0.95  # it is neither the guess nor forgets it
+
+
+def test_the_stronger_the_noise_the_less_of_the_guess_is_left():
+    mean, covariance = torch.zeros(1).double(), torch.eye(1).double()
+    guess, noise = torch.full((1, 1), 2.0).double(), torch.zeros(1, 1).double()
+    made = [
+        float(sample(perfect(mean, covariance), noise, ScheduleConfig(), 10, guess=guess, strength=s))
+        for s in (0.1, 0.3, 0.6, 0.9)
+    ]
+    assert 2 > made[0] > made[1] > made[2] > made[3] > 0
+
+
+def test_at_full_strength_the_guess_is_not_looked_at():
+    mean, covariance = torch.zeros(2).double(), torch.eye(2).double()
+    noise = torch.randn(3, 2, generator=torch.Generator().manual_seed(0)).double()
+    plain = sample(perfect(mean, covariance), noise, ScheduleConfig(), 7)
+    assert torch.equal(plain, sample(perfect(mean, covariance), noise, ScheduleConfig(), 7, guess=noise + 5))
+
+
+def test_one_last_step_gives_the_mean_of_the_data_given_the_noisy_guess():
+    mean, covariance = torch.tensor([3.0]).double(), torch.eye(1).double()
+    guess, noise = torch.tensor([[1.0]]).double(), torch.tensor([[0.5]]).double()
+    made = sample(perfect(mean, covariance), noise, ScheduleConfig(), 10, guess=guess, strength=0.1)
+    a, s = DIFFUSION.alphas[99].double(), DIFFUSION.sigmas[99].double()
+    assert_close(made, mean + a * (a * guess + s * noise - a * mean), atol=1e-3, rtol=0)

@@ -1,5 +1,6 @@
 """What the tasks make of a batch, against examples by hand."""
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch.testing import assert_close

@@ -235,7 +235,7 @@ def test_a_network_never_sees_more_than_a_tile_of_a_portion(space, upscaler_fold
         ("folded", (2, 16), {}, "2x16 is too small for the upsampler; give 4 or more"),
         ("folded", (16, 16), {"upsample_tile": 6}, "upsample_tile=6, expected a multiple of 4"),
         ("folded", (16, 16), {"upsample_portion_overlap": 8}, "upsample_portion_overlap=8, expected 0 to less than"),
-        ("pixels", (16, 16), {"upsample_level": 251}, "upsample_level=251, the upsampler knows levels of noise from 0 to"),
+        ("pixels", (16, 16), {"upsample_level": 251}, "upsample_level=251, the upsampler knows levels"),
         ("latents", (1, 16), {}, "1x16 is too small for the upsampler; give 2 or more"),
         ("latents", (16, 16), {"upsample_tile": 16, "upsample_overlap": 16}, "upsample_overlap=16, expected 0 to less"),
     ],

@@ -9,10 +9,12 @@ import torch
 
 from drivesim import cli
 from drivesim.bundle import Bundle
+from drivesim.config import parse
 from drivesim.generation.pipeline import DrivingPipeline
-from drivesim.generation.samplers import SamplerConfig
+from drivesim.generation.samplers import SamplerConfig, check_upsampling
 from drivesim.models.upscaler import UpsamplerConfig, load_upscaler
 from drivesim.training.stages import load_denoiser
+from drivesim.training.train import TrainConfig
 
 PAPER = ["filters=false", "beside=bicubic", "target=picture", "patch=1", "max_level=250", "crop=[32,64]"]
 TILED = SamplerConfig(
@@ -97,6 +99,16 @@ def test_a_pretrained_upscaler_makes_a_video_through_the_command_line(runs, tmp_
     words = ["upsample_tile=16", "upsample_overlap=4", "upsample_portion=4", "upsample_portion_overlap=1"]
     cli.main(["generate", f"bundle={runs['latents'].bundle}", "seconds=0.2", f"out={out}", *steps, *words])
     assert out.exists()
+
+
+def test_the_paper_s_experiment_has_an_upsampler_that_fits_its_task():
+    config = parse(TrainConfig, ["experiment=rds_512x1024", "data=none"], "drivesim train").config
+    config.upsample.check(config.data.height, config.data.width)
+    with torch.device("meta"):
+        denoiser = config.upsample.network(config.upsampler).build()
+        x, planes, one = torch.empty(1, 1, 3, 320, 320), torch.empty(1, 1, 3, 320, 320), torch.ones(1)
+        assert denoiser(x, one, planes, level=one.long()).shape == x.shape
+    check_upsampling(denoiser, config.upsample, config.data.height, config.data.width, config.sampler)
 
 
 @pytest.mark.parametrize(
