@@ -92,9 +92,9 @@ def _plans(config: PlanConfig, work: PlanWorkspace) -> Iterator[StagePlan]:
 
 
 def _beside_reported(name: str, work: PlanWorkspace, made: list[StagePlan]) -> list[str]:
-    parts = {
-        part: count for one in made if one.name in ("autoencoder", "keyframes") for part, count in one.parts.items()
-    }
+    parts: dict[str, Part] = {}
+    for one in made:
+        parts |= one.parts if one.name in ("autoencoder", "keyframes") else {}
     assert work.words is not None
     parts["text encoder"] = Part(work.words.text_parameters(), 0)
     return list(compared(parts, PUBLISHED[name].reported))
