@@ -31,7 +31,7 @@ GPUS = {
 }
 
 
-def find(name: str) -> Gpu:
+def find_gpu(name: str) -> Gpu:
     """raises UserError for a GPU that is not in the table"""
     if name not in GPUS:
         raise UserError(f"unknown gpu {name!r}; one of {', '.join(GPUS)}")

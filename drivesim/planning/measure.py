@@ -1,7 +1,7 @@
 """What a training step computes and keeps, found by running it on tensors without memory (torch's meta device)."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 from unittest.mock import patch
@@ -10,12 +10,10 @@ import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map
 from torch.utils.flop_counter import FlopCounterMode
 
 from drivesim.data.windows import Batch
-
-HALF = torch.bfloat16
 
 
 @dataclass(frozen=True)
@@ -23,7 +21,7 @@ class Cost:
     """Of a training step of one process.
 
     flops    forward and backward, a multiplication and an addition counted as two
-    kept     bytes that the forward pass keeps for the backward pass, weights not counted, copies of them in bfloat16 are
+    kept     bytes that the forward pass keeps for the backward pass, without the weights, with their copies in bfloat16
     largest  of them those of the block that keeps most: what checkpointing computes again at one time
     """
 
@@ -32,41 +30,40 @@ class Cost:
     largest: int
 
 
-class MixedPrecision(TorchFunctionMode):
-    """Autocast to bfloat16 as on a GPU, for tensors of the meta device, which torch's own leaves alone: products in
-    bfloat16, norms in fp32 (PyTorch's documentation, "Autocast Op Reference")."""
+# Autocast to bfloat16 as on a GPU: products in bfloat16, norms and errors in fp32 (PyTorch's "Autocast Op Reference").
+DTYPES = {
+    torch.bfloat16: [(F, "conv1d"), (F, "conv2d"), (F, "conv3d"), (F, "linear"), (torch, "matmul"), (torch, "einsum"),
+                     (Tensor, "matmul"), (Tensor, "__matmul__"), (torch, "bmm"), (torch, "baddbmm")],
+    torch.float32: [(F, "group_norm"), (F, "layer_norm"), (F, "softmax"), (F, "mse_loss"), (Tensor, "softmax")],
+}  # fmt: skip
 
-    HALVED = (F.conv1d, F.conv2d, F.conv3d, F.linear, F.bilinear, torch.matmul, torch.bmm, torch.baddbmm, torch.einsum,
-              F.scaled_dot_product_attention, Tensor.matmul, Tensor.__matmul__)  # fmt: skip
-    WHOLE = (F.group_norm, F.layer_norm, F.softmax, Tensor.softmax, F.mse_loss, Tensor.norm)
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.enabled = True
+@contextmanager
+def mixed_precision() -> Iterator[None]:
+    """For the meta device, which torch's own autocast leaves alone; and attention as GPUs compute it."""
+    on = [True]
+
+    def cast(function: Callable[..., Any], dtype: torch.dtype) -> Callable[..., Any]:
+        def called(*args: Any, **kwargs: Any) -> Any:
+            if on[0]:
+                args, kwargs = tree_map(lambda x: _cast(x, dtype), (args, kwargs))
+            return function(*args, **kwargs)
+
+        return called
 
     @contextmanager
-    def autocast(self, device: str, dtype: torch.dtype | None = None, enabled: bool = True) -> Iterator[None]:
-        """Stands where torch.autocast does, by which code turns autocast off for a while."""
-        before, self.enabled = self.enabled, enabled
+    def autocast(device: str, dtype: torch.dtype | None = None, enabled: bool = True) -> Iterator[None]:
+        before, on[0] = on[0], enabled
         yield
-        self.enabled = before
+        on[0] = before
 
-    def __enter__(self) -> Any:
-        self._patch = patch.object(torch, "autocast", self.autocast)
-        self._patch.start()
-        return super().__enter__()
-
-    def __exit__(self, *exception: Any) -> None:
-        super().__exit__(*exception)
-        self._patch.stop()
-
-    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        dtype = HALF if function in self.HALVED else torch.float32 if function in self.WHOLE else None
-        dtype = dtype if self.enabled else None
-        if dtype is not None:
-            args, kwargs = torch.utils._pytree.tree_map(lambda x: _cast(x, dtype), (args, kwargs))
-        return _attention(*args, **kwargs) if function is F.scaled_dot_product_attention else function(*args, **kwargs)
+    with ExitStack() as stack:
+        for dtype, functions in DTYPES.items():
+            for owner, name in functions:
+                stack.enter_context(patch.object(owner, name, cast(getattr(owner, name), dtype)))
+        stack.enter_context(patch.object(torch, "autocast", autocast))
+        stack.enter_context(patch.object(F, "scaled_dot_product_attention", cast(_attention, torch.bfloat16)))
+        yield
 
 
 def _cast(x: Any, dtype: torch.dtype) -> Any:
@@ -74,16 +71,18 @@ def _cast(x: Any, dtype: torch.dtype) -> Any:
 
 
 def _attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, *_: Any, **__: Any) -> Tensor:
-    """As GPUs compute it, which keeps its inputs and answer; the meta device would keep every product of q and k."""
+    """Keeps its inputs and answer, where the meta device's would keep every product of q and k."""
     if bias is None:
         return torch.ops.aten._scaled_dot_product_flash_attention(q, k, v)[0]
+    rows = [x.transpose(1, 2) for x in (q, k, v)]  # the kernel that takes a bias wants [B, L, heads, d] in memory
     bias = bias.expand(*q.shape[:-1], k.shape[-2])
+    q, k, v = (x.contiguous().transpose(1, 2) for x in rows)
     return torch.ops.aten._scaled_dot_product_efficient_attention(q, k, v, bias, True)[0]
 
 
 def training_step(module: pl.LightningModule, batch: Batch) -> Cost:
     """Run a step of a stage's module, on the meta device as its batch, forward and backward."""
-    with _watched(module) as kept, _alone(module, kept), FlopCounterMode(display=False) as counter, MixedPrecision():
+    with _watched(module) as kept, _alone(module, kept), FlopCounterMode(display=False) as counter, mixed_precision():
         loss: Any = module.training_step(batch, 0)
         if isinstance(loss, Tensor):  # a module that does not take its own steps
             kept.backward(loss)
@@ -92,7 +91,7 @@ def training_step(module: pl.LightningModule, batch: Batch) -> Cost:
 
 def flops_of(function: Callable[[], Any]) -> int:
     """Of a call without gradient."""
-    with torch.no_grad(), FlopCounterMode(display=False) as counter, MixedPrecision():
+    with torch.no_grad(), FlopCounterMode(display=False) as counter, mixed_precision():
         function()
     return counter.get_total_flops()
 

@@ -19,6 +19,7 @@ from drivesim.errors import UserError
 from drivesim.models.autoencoder import Autoencoder
 from drivesim.models.denoiser import Denoiser
 from drivesim.models.motion import SceneFlow
+from drivesim.planning.backbones import find_backbone
 from drivesim.training.experiment import ExperimentConfig, StageConfig
 from drivesim.training.stages import STAGES, StageRun, Workspace, load_denoiser
 
@@ -61,6 +62,7 @@ class PlanWorkspace(Workspace):
     store: Any = None
     bundle: Bundle = field(default_factory=Planned)
     seed: int = 0
+    backbone: str = ""  # a named image network instead of that of the experiment
 
     @property
     def frames(self) -> Any:
@@ -81,6 +83,8 @@ class PlanWorkspace(Workspace):
         return SceneFlow()
 
     def image(self) -> Denoiser:
+        if self.backbone:
+            return find_backbone(self.backbone).denoiser(self.experiment.denoiser.context_width)
         return load_denoiser(self.bundle, "image")
 
     def latent_std(self) -> Tensor:

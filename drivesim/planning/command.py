@@ -1,0 +1,82 @@
+"""`drivesim plan`: what an experiment takes before it is trained."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tqdm import tqdm
+
+from drivesim.config import option, parse
+from drivesim.errors import UserError
+from drivesim.files import atomic_path, check_output
+from drivesim.planning.backbones import BACKBONES, find_backbone
+from drivesim.planning.gpus import GPUS, find_gpu
+from drivesim.planning.plan import Part, StagePlan, plan
+from drivesim.planning.report import compared, lines, to_json, totals
+from drivesim.planning.workspace import META, PlanWorkspace
+from drivesim.training.experiment import ExperimentConfig
+from drivesim.training.stages import STAGES
+
+
+@dataclass
+class PlanConfig:
+    """Parameters, FLOPs, memory and time of the stages of an experiment; needs no GPU, no data and hardly any memory.
+
+    Every stage is built as `drivesim train` builds it and one step of it is run on tensors that have shapes alone.
+    """
+
+    defaults: list[Any] = field(default_factory=lambda: ["_self_", {"experiment": "rds_512x1024"}])
+    stage: str = option("all", f"all, or one of {', '.join(STAGES)}")
+    gpus: int = option(8, "that train together; batch sizes are of each")
+    gpu: str = option("a100_80gb", f"one of {', '.join(GPUS)}")
+    utilisation: float = option(0.4, "share of the GPU's stated bf16 rate that training reaches")
+    backbone: str = option("", f"image network of keyframes and interpolation: {', '.join(BACKBONES)}; "
+                               "empty: the experiment's own")  # fmt: skip
+    out: str = option("", "file.json for the figures too")
+    overwrite: bool = option(False, "replace that file")
+    config: ExperimentConfig = option(ExperimentConfig(), "the experiment")
+
+
+def main(argv: Sequence[str]) -> None:
+    config = parse(PlanConfig, argv, "drivesim plan")
+    find_gpu(config.gpu)
+    if config.gpus < 1:
+        raise UserError(f"gpus={config.gpus}, expected 1 or more")
+    if not 0 < config.utilisation <= 1:
+        raise UserError(f"utilisation={config.utilisation:g}, expected a share above 0, up to 1")
+    if config.stage != "all" and config.stage not in STAGES:
+        raise UserError(f"unknown stage {config.stage!r}; one of all, {', '.join(STAGES)}")
+    out = check_output(config.out, ".json", config.overwrite) if config.out else None
+    made = list(_plans(config))
+    shown = [one for one in made if config.stage in ("all", one.name)]
+    where = config.gpu, config.gpus, config.utilisation
+    for one in shown:
+        print("\n".join(lines(one, *where)) + "\n")
+    print("\n".join(totals(shown, *where)))
+    if config.backbone:
+        print("\n".join(_beside_reported(config, made)))
+    if out is not None:
+        report = {"gpu": config.gpu, "gpus": config.gpus, "utilisation": config.utilisation,
+                  "stages": {one.name: to_json(one, *where) for one in shown}}  # fmt: skip
+        with atomic_path(out) as path:
+            path.write_text(json.dumps(report, indent=2))
+
+
+def _plans(config: PlanConfig) -> list[StagePlan]:
+    """Of the stages up to the one asked for, which may be built on those before it."""
+    names = list(STAGES)[: list(STAGES).index(config.stage) + 1] if config.stage != "all" else list(STAGES)
+    if config.backbone:  # there is no image network to train
+        names = [name for name in names if name != "image"]
+    work = PlanWorkspace(config.config, backbone=config.backbone)
+    return [plan(work, name) for name in tqdm(names, desc="planned", unit="stage", leave=False)]
+
+
+def _beside_reported(config: PlanConfig, made: list[StagePlan]) -> list[str]:
+    backbone = find_backbone(config.backbone)
+    with META:
+        text = sum(weight.numel() for weight in backbone.text_encoder().parameters())
+    keyframes = next((one.parts for one in made if one.name == "keyframes"), {})
+    autoencoder = next((one.parts for one in made if one.name == "autoencoder"), {})
+    known = {"autoencoder": autoencoder.get("autoencoder"), **keyframes, "text encoder": Part(text, 0)}
+    return ["", *compared({name: part for name, part in known.items() if part}, backbone.reported)]
