@@ -70,8 +70,8 @@ class GenerateConfig:
     interpolate_steps: int | None = option(None, "denoising steps of the frames between")
     upsample_steps: int | None = option(None, "denoising steps of the upsampler")
     layout_guidance: float | None = option(None, "how strongly the layout steers; 1 is unguided")
-    guidance: dict[str, float] | None = option(
-        None, "how strongly single conditions steer, on top of it, as in {boxes: 2, weather: 1.5}; 1 is unguided"
+    guidance: dict[str, float] = option(
+        {}, "how strongly single conditions steer, on top of it, as in {boxes: 2, weather: 1.5}; 1 is unguided"
     )
     context_guidance: float | None = option(None, "how strongly the start steers; 1 is unguided")
     interpolate_guidance: float | None = option(None, "how strongly keyframes steer the frames between; 1 is unguided")
@@ -97,7 +97,7 @@ def main(argv: Sequence[str]) -> None:
 
     pipeline = DrivingPipeline.from_pretrained(config.bundle, upsampler=config.upsampler == "diffusion")
     names = ("sampler", "spacing", "guidance", *STEPS, *GUIDANCE, *SHARES)
-    chosen = {name: value for name in names if (value := getattr(config, name)) is not None}
+    chosen = {name: value for name in names if (value := getattr(config, name)) not in (None, {})}
     pipeline.config = replace(pipeline.config, **chosen)
     layout = _layout(config, timed, pipeline)
     start = load_start(config.start, pipeline.height, pipeline.width, pipeline.key_fps, config.start_time)
@@ -119,7 +119,7 @@ def check(config: GenerateConfig) -> TimedLayout | None:
         _range(name, getattr(config, name), 1, 1000)
     for name in GUIDANCE:
         _range(name, getattr(config, name), 0, 100)
-    for name, scale in (config.guidance or {}).items():
+    for name, scale in config.guidance.items():
         _range(f"guidance.{name}", scale, 0, 100)
     for name in SHARES:
         _range(name, getattr(config, name), 0, 1)
@@ -200,7 +200,7 @@ def _check_conditions(config: GenerateConfig, bundle: Bundle) -> None:
     for name in ASKED:
         if (value := getattr(config, name)) is not None:
             check_known(f"{name}={value}", [name], have)
-    check_known("guidance", config.guidance or {}, have)
+    check_known("guidance", config.guidance, have)
 
 
 def _tell_unused(timed: TimedLayout, bundle: Bundle) -> None:
