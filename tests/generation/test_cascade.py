@@ -42,7 +42,7 @@ def windows(monkeypatch) -> list[dict]:
     """Replaces sampling: an unknown frame gets the index that its layout tells. Keeps what was asked for."""
     asked: list[dict] = []
 
-    def sample_window(denoiser, schedule, layout, latents, known, noise, steps, config, guidance, captions):
+    def sample_window(denoiser, schedule, layout, latents, known, noise, steps, config, guidance, captions=()):
         asked.append({"layout": layout.crowdedness.clone(), "latents": latents.clone(), "mask": known.mask,
                       "flag": known.flag, "noise": noise})  # fmt: skip
         told = layout.crowdedness[..., None, None, None].expand_as(latents)
