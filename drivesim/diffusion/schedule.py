@@ -33,10 +33,10 @@ class ScheduleConfig:
 
     prediction: what the network outputs, v or epsilon (paper, section 3). All other code speaks of velocity.
 
-    weighting of the squared error over time, whatever is predicted: velocity (the paper's for v) or epsilon (the paper's
-    for epsilon); latents, the error of the latents that the output stands for, sigma² times that of the velocity: the
-    last steps of sampling, where hardly any noise is left to remove and most of it cannot be told from detail, then
-    hardly count, so a training of minutes spends itself on structure; min_snr, that error of the latents times the
+    weighting of the squared error over time, whatever is predicted: velocity (the paper's for v) or epsilon (that for
+    epsilon); latents, the error of the latents that the output stands for, sigma² times that of the velocity: the last
+    steps of sampling, where hardly any noise is left to remove and most of it cannot be told from detail, then hardly
+    count, so a training of minutes spends itself on structure; min_snr, that error of the latents times the
     signal-to-noise ratio up to gamma (Hang et al. 2023).
     """
 
@@ -71,13 +71,13 @@ class ScheduleConfig:
             raise UserError(f"schedule.gamma={self.gamma:g}, expected more than 0")
         if self.zero_snr and self.weighting in ("epsilon", "min_snr"):
             raise UserError(
-                f"schedule.weighting={self.weighting} with zero_snr=true gives the last timestep, which sampling starts "
-                "from, no weight; set weighting to velocity or latents, or zero_snr=false"
+                f"schedule.weighting={self.weighting} with zero_snr=true gives the last timestep, which sampling "
+                "starts from, no weight; set weighting to velocity or latents, or zero_snr=false"
             )
         if self.prediction == "epsilon" and self.weighting in ("velocity", "latents"):
             raise UserError(
-                f"schedule.weighting={self.weighting} with prediction=epsilon weighs an error by 1/alpha², thousands of "
-                "times as much where all is noise; set weighting to epsilon or min_snr, or prediction=v"
+                f"schedule.weighting={self.weighting} with prediction=epsilon weighs an error by 1/alpha², thousands "
+                "of times as much where all is noise; set weighting to epsilon or min_snr, or prediction=v"
             )
 
     def alphas_cumprod(self) -> Tensor:

@@ -25,8 +25,8 @@ SPACINGS = ("trailing", "leading")
 class ExactDDIM(DDIMScheduler):
     """DDIM (Song et al. 2021; the paper's sampler), of any number of steps.
 
-    diffusers' own takes every step to be 1000 // num_steps long, which is off by one where that is not whole: 1 % of the
-    result at 6 or 16 steps.
+    diffusers' own takes every step to be 1000 // num_steps long, which is off by one where that is not whole: 1 % of
+    the result at 6 or 16 steps.
     """
 
     def step(
@@ -41,7 +41,9 @@ class ExactDDIM(DDIMScheduler):
         following = self.timesteps[self.timesteps < timestep]
         length = int(timestep) - (int(following[0]) if len(following) else -1)
         self.num_inference_steps = Fraction(self.config.num_train_timesteps, length)  # 1000 // this is the length
-        return super().step(model_output, timestep, sample, eta, generator=generator, return_dict=return_dict)
+        return super().step(  # type: ignore[misc]
+            model_output, timestep, sample, eta, generator=generator, return_dict=return_dict
+        )
 
 
 # Orders in the number of steps: 1 for ddim and euler, the same up to where they start; 2 for the solvers of Lu et al.
@@ -66,8 +68,8 @@ def check_solver(sampler: str, spacing: str = "trailing", zero_snr: bool = False
             raise UserError(f"{name}={value}, expected one of {', '.join(known)}")
     if sampler == "heun" and zero_snr:
         raise UserError(
-            "sampler=heun averages the slopes at both ends of a step, and a schedule with zero_snr=true begins with one "
-            "from infinitely much noise; use dpm++ or unipc, of second order too"
+            "sampler=heun averages the slopes at both ends of a step, and a schedule with zero_snr=true begins with "
+            "one from infinitely much noise; use dpm++ or unipc, of second order too"
         )
 
 

@@ -169,13 +169,11 @@ class Predict(Window):
 
     def check(self, name: str) -> None:
         super().check(name)
-        most = len(self.probabilities) - 1
+        most = max(len(self.probabilities) - 1, 2)  # a rollout goes on from two
         if not all(p >= 0 for p in self.probabilities) or not sum(self.probabilities) > 0:
             raise UserError(f"{name}.probabilities={self.probabilities}, expected shares of 0, 1, 2 known frames")
-        if self.frames <= max(most, 2):
-            raise UserError(
-                f"{name}.frames={self.frames}; expected {max(most, 2) + 1} or more, {max(most, 2)} of which may be known"
-            )
+        if self.frames <= most:
+            raise UserError(f"{name}.frames={self.frames}; expected {most + 1} or more, {most} of which may be known")
 
     def draw(self, batch: int, level: Tensor, generator: torch.Generator) -> Known | None:
         if not self.context_channels:
@@ -222,8 +220,8 @@ class Interpolate(Window):
         if keys < 1 or left:
             low = max(keys - left, 1) if keys > 0 else 1
             raise UserError(
-                f"{keys} frames do not fill windows of {self.keys} keys that share their ends; the nearest numbers that "
-                f"do are {low} and {low + self.keys - 1}"
+                f"{keys} frames do not fill windows of {self.keys} keys that share their ends; the nearest numbers "
+                f"that do are {low} and {low + self.keys - 1}"
             )
         return self.factor * (keys - 1) + 1
 

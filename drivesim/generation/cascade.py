@@ -83,9 +83,9 @@ def interpolate(
     batch: int = 4,
     caption: str = "",
 ) -> Iterator[Tensor]:
-    """`factor` - 1 frames between each two, in windows of `task.keys` that share their ends; `spacing` final frames lie
-    between the frames that come in. About `batch` pairs are made at once, which is only a matter of speed: noise belongs
-    to a window. The caption is for a denoiser that reads.
+    """`factor` - 1 frames between each two, in windows of `task.keys` that share their ends; `spacing` final frames
+    lie between the frames that come in. About `batch` pairs are made at once, which is only a matter of speed: noise
+    belongs to a window. The caption is for a denoiser that reads.
 
     raises  UserError where the frames end within a window
     """

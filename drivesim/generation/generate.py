@@ -31,15 +31,17 @@ from drivesim.machine import return_freed_memory
 if TYPE_CHECKING:
     from drivesim.generation.pipeline import DrivingPipeline
 
-SAMPLERS = ("ddim", "dpm++")
+SAMPLERS = ("ddim", "ddpm", "dpm++", "dpm++_sde", "unipc", "euler", "euler_a", "heun")
+SPACINGS = ("trailing", "leading")
 UPSAMPLERS = ("diffusion", "bicubic", "none")
 STEPS = ("keyframe_steps", "interpolate_steps", "upsample_steps")
-GUIDANCE = ("layout_guidance", "context_guidance", "text_guidance")
+GUIDANCE = ("layout_guidance", "context_guidance", "interpolate_guidance", "text_guidance")
 OFFLOADS = ("none", "cpu", "disk")
 # What steers driving video alone, and text-to-video alone.
 DRIVING = ("start", "start_time", "layout", "night", "crowdedness", "speed", "turn", "draw_boxes", "layout_guidance")
 TEXT = ("negative_prompt", "text_guidance", "frames", "height", "width", "backbone", "lora", "lora_scale", "offload",
         "vae_slicing", "vae_tiling")  # fmt: skip
+SHARES = ("eta", "guidance_low", "guidance_high", "guidance_rescale")
 MAX_SECONDS = 24 * 3600.0
 SHEET_FRAMES, SHEET_COLUMNS, SHEET_WIDTH = 12, 4, 384  # a sheet that fits a screen, pixels a frame
 
@@ -70,6 +72,12 @@ class GenerateConfig:
     upsample_steps: int | None = option(None, "denoising steps of the upsampler")
     layout_guidance: float | None = option(None, "how strongly the layout steers; 1 is unguided")
     context_guidance: float | None = option(None, "how strongly the start steers; 1 is unguided")
+    interpolate_guidance: float | None = option(None, "how strongly keyframes steer the frames between; 1 is unguided")
+    guidance_low: float | None = option(None, "timesteps that are guided, as shares of all: 0 is data,")
+    guidance_high: float | None = option(None, "1 is noise")
+    guidance_rescale: float | None = option(None, "0 to 1, how far guided answers get the contrast of unguided ones")
+    spacing: str | None = option(None, f"of the denoising steps, one of {', '.join(SPACINGS)}")
+    eta: float | None = option(None, "noise drawn in every step of sampler=ddim: 0 none, 1 as much as ddpm")
     draw_boxes: bool = option(False, "draw the asked boxes and labels onto the video")
     contact_sheet: bool = option(True, "write OUT.png")
     prompt: str | None = option(
@@ -131,7 +139,7 @@ def generate_text(config: GenerateConfig) -> None:
 
 def _chosen(config: GenerateConfig) -> dict[str, Any]:
     """Settings of the sampler that were given."""
-    names = ("sampler", "negative_prompt", *STEPS, *GUIDANCE)
+    names = ("sampler", "spacing", "negative_prompt", *STEPS, *GUIDANCE, *SHARES)
     return {name: value for name in names if (value := getattr(config, name)) is not None}
 
 
@@ -150,8 +158,10 @@ def check(config: GenerateConfig) -> TimedLayout | None:
         _range(name, getattr(config, name), 1, 1000)
     for name in GUIDANCE:
         _range(name, getattr(config, name), 0, 100)
-    for name, value, known in (("upsampler", config.upsampler, UPSAMPLERS), ("sampler", config.sampler, SAMPLERS)):
-        if value is not None and value not in known:
+    for name in SHARES:
+        _range(name, getattr(config, name), 0, 1)
+    for name, known in (("upsampler", UPSAMPLERS), ("sampler", SAMPLERS), ("spacing", SPACINGS)):
+        if (value := getattr(config, name)) is not None and value not in known:
             raise UserError(f"{name}={value}, expected one of {', '.join(known)}")
     _check_text(config)
     _check_out(config)

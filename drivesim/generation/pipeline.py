@@ -143,7 +143,9 @@ class DrivingPipeline:
         layout     one entry a final frame, [T]; None asks for nothing
         seconds    length of the video
         upsampler  diffusion, bicubic, or none (working resolution)
+        raises     UserError for a sampler that cannot do what `config` asks
         """
+        self.config.check(self.schedule)
         frames = round(seconds * self.fps)
         low = self.low_resolution(start, layout, seed)
         if upsampler == "none":

@@ -119,8 +119,6 @@ def check(config: TrainConfig) -> None:
             f"config.upsample.patch={task.patch} must be a multiple of config.upsample.factor="
             f"{task.factor} and divide {data.height * task.factor}x{data.width * task.factor}"
         )
-    if predict.frames < 3:
-        raise UserError(f"config.predict.frames={predict.frames}; expected 3 or more, two of which may be known")
     if not 0 <= config.seed < 2**32:
         raise UserError(f"seed={config.seed}, expected 0 to {2**32 - 1}")
     if config.checkpoint_seconds < 1 or config.devices < 1:
@@ -128,6 +126,9 @@ def check(config: TrainConfig) -> None:
     if (asked := config.config.denoiser.channels) != (made := config.config.autoencoder.channels):
         raise UserError(f"config.denoiser.channels is {asked} but the autoencoder makes {made}; set them alike")
     config.config.schedule.check_training()
+    config.config.sampler.check(config.config.schedule)
+    predict.check("config.predict")
+    config.config.interpolate.check("config.interpolate")
     check_tag(config.config.data.balance)
     for f in fields(config.config.stages):
         stage = getattr(config.config.stages, f.name)
