@@ -80,22 +80,7 @@ class Backbone:
 
     def describe(self, config: "DenoiserConfig") -> "DenoiserConfig":
         """`config` with everything that the folder decides: an image network alone, no layout, no closed forms."""
-        unet = {name: value for name, value in self.part("unet").items() if not name.startswith("_")}
-        widths = list(unet["block_out_channels"])
-        layers = unet.get("layers_per_block", 2)
-        return replace(
-            config,
-            channels=unet["out_channels"],
-            planes=0,
-            block_out_channels=widths,
-            layers_per_block=[layers] * len(widths) if isinstance(layers, int) else list(layers),
-            attention=["CrossAttn" in name for name in unet["down_block_types"]],
-            token_dim=unet["cross_attention_dim"],
-            groups=unet.get("norm_num_groups", 32),
-            prior=0,
-            filters=0,
-            unet=unet,
-        )
+        return describe_unet(self.part("unet"), config)
 
     def schedule(self, config: ScheduleConfig) -> ScheduleConfig:
         """The process that the network was trained on. The loss is that of what it predicts, the paper's, but where
@@ -146,3 +131,23 @@ class Backbone:
     def sha256(self) -> str:
         """One hash of the image network and the text encoder."""
         return folder_sha256(self.root, ("unet", *TEXT_PARTS))
+
+
+def describe_unet(unet: dict[str, Any], config: "DenoiserConfig") -> "DenoiserConfig":
+    """`config` of an image network alone, no layout, no closed forms, whose config.json is `unet`."""
+    unet = {name: value for name, value in unet.items() if not name.startswith("_")}
+    widths = list(unet["block_out_channels"])
+    layers = unet.get("layers_per_block", 2)
+    return replace(
+        config,
+        channels=unet["out_channels"],
+        planes=0,
+        block_out_channels=widths,
+        layers_per_block=[layers] * len(widths) if isinstance(layers, int) else list(layers),
+        attention=["CrossAttn" in name for name in unet["down_block_types"]],
+        token_dim=unet["cross_attention_dim"],
+        groups=unet.get("norm_num_groups", 32),
+        prior=0,
+        filters=0,
+        unet=unet,
+    )

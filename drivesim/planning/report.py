@@ -21,12 +21,13 @@ def lines(plan: StagePlan, gpu: str, gpus: int, utilisation: float) -> Iterator[
     once = "a denoising step of one window" if plan.shard is not None else "one window there and back"
     yield f"  compute     a batch {_flops(plan.plain.flops)}{again}; {once} {_flops(plan.sampling)}"
     fitting = plan.fitting(GPUS[gpu], gpus)
-    yield "  memory, GiB        weights gradients AdamW averages activations  total"
-    for name, way in plan.layouts(gpus).items():
-        memory = plan.memory(gpus, *way)
+    ways = {name: plan.memory(gpus, *way) for name, way in plan.layouts(gpus).items()}
+    unit, word = (GIB, "GiB") if max(memory.total for memory in ways.values()) >= GIB else (2**20, "MiB")
+    yield f"  memory, {word}        weights gradients AdamW averages activations  total"
+    for name, memory in ways.items():
         numbers = (memory.weights, memory.gradients, memory.optimizer, memory.averages, memory.activations)
-        row = "".join(f"{n / GIB:>{w}.1f}" for n, w in zip(numbers, (8, 10, 6, 9, 12), strict=True))
-        yield f"    {name:<20} {row}{memory.total / GIB:>7.1f}  {'fits' if name in fitting else 'does not fit'} {gpu}"
+        row = "".join(f"{n / unit:>{w}.1f}" for n, w in zip(numbers, (7, 10, 6, 9, 12), strict=True))
+        yield f"    {name:<20}{row}{memory.total / unit:>7.1f}  {'fits' if name in fitting else 'does not fit'} {gpu}"
     if plan.stage.max_steps > 0:
         times = [_time(other, plan.days(GPUS[other], gpus, utilisation)) for other in [gpu, *sorted(set(GPUS) - {gpu})]]
         yield f"  time        {plan.stage.max_steps:,} steps on {gpus} GPUs: {', '.join(times)}"
@@ -51,6 +52,8 @@ def compared(parts: dict[str, Part], reported: dict[str, float]) -> Iterator[str
     """Our parameters beside those that are reported of the paper's model."""
     yield "parameters, 10⁶             here  reported of the paper's"
     for name, theirs in reported.items():
+        if not all(part in parts for part in name.split(" and ")):
+            continue  # of a stage that was not planned
         ours = sum(parts[part].parameters for part in name.split(" and ")) / 1e6
         yield f"  {name:<32}{ours:>7.0f}{theirs:>10.0f}  ({100 * (ours / theirs - 1):+.1f} %)"
 
@@ -90,4 +93,7 @@ def _flops(flops: float) -> str:
 def _time(gpu: str, days: float | None) -> str:
     if days is None:
         return f"{gpu} too small"
-    return f"{gpu} {days:.1f} days" if days >= 1 else f"{gpu} {24 * days:.1f} h"
+    for unit, length in (("days", 1.0), ("h", 1 / 24), ("min", 1 / 1440)):
+        if days >= length:
+            return f"{gpu} {days / length:.1f} {unit}"
+    return f"{gpu} {86400 * days:.2g} s"

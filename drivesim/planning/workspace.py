@@ -19,7 +19,7 @@ from drivesim.errors import UserError
 from drivesim.models.autoencoder import Autoencoder
 from drivesim.models.denoiser import Denoiser
 from drivesim.models.motion import SceneFlow
-from drivesim.planning.backbones import find_backbone
+from drivesim.planning.backbones import Words
 from drivesim.training.experiment import ExperimentConfig, StageConfig
 from drivesim.training.stages import STAGES, StageRun, Workspace, load_denoiser
 
@@ -62,7 +62,7 @@ class PlanWorkspace(Workspace):
     store: Any = None
     bundle: Bundle = field(default_factory=Planned)
     seed: int = 0
-    backbone: str = ""  # a named image network instead of that of the experiment
+    words: Words | None = None  # an image network that reads, instead of one that is trained
 
     @property
     def frames(self) -> Any:
@@ -83,9 +83,12 @@ class PlanWorkspace(Workspace):
         return SceneFlow()
 
     def image(self) -> Denoiser:
-        if self.backbone:
-            return find_backbone(self.backbone).denoiser(self.experiment.denoiser.context_width)
-        return load_denoiser(self.bundle, "image")
+        return load_denoiser(self.bundle, "image") if self.words is None else self.words.denoiser.build()
+
+    @property
+    def text(self) -> Any:
+        assert self.words is not None
+        return self.words.read
 
     def latent_std(self) -> Tensor:
         return torch.ones(self.autoencoder.config.channels)
