@@ -78,7 +78,7 @@ class GenerateConfig:
     interpolate_steps: int | None = option(None, "denoising steps of the frames between")
     upsample_steps: int | None = option(None, "denoising steps of the upsampler")
     keyframe_strength: float | None = option(
-        None, "share of the steps, above 0, up to 1: below 1 keyframes start from what is known, carried there"
+        None, "share of the steps, above 0, up to 1: below 1 the first keyframes start from the carried start"
     )
     interpolate_strength: float | None = option(None, "the same for the frames between")
     layout_guidance: float | None = option(None, "how strongly the layout steers; 1 is unguided")

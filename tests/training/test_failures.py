@@ -1,4 +1,5 @@
-"""Numbers that are not finite, memory that runs out, foreign checkpoints: one line that says what to do ends the run."""
+"""Numbers that are not finite, memory that runs out, foreign checkpoints: one line that says what to do ends the
+run."""
 
 import json
 import math
