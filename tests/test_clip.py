@@ -19,9 +19,7 @@ def layout(sides: list[float], classes: list[int] | None = None) -> Layout:
     boxes = torch.tensor([[0, 0, side, side] for side in sides])[None]
     kinds = torch.tensor([classes or [0] * n])
     known = torch.ones(1).bool()
-    return replace(
-        Layout.unknown(1, slots=n), boxes=boxes, classes=kinds, tracks=torch.arange(n)[None], known=known
-    )
+    return replace(Layout.unknown(1, slots=n), boxes=boxes, classes=kinds, tracks=torch.arange(n)[None], known=known)
 
 
 def test_where_nobody_says_how_it_was_driven_it_goes_straight_on_at_the_given_speed():
