@@ -341,7 +341,7 @@ def test_an_unknown_command_lists_the_known_ones(capsys):
     assert run("simulate") == 2
     message = told(capsys)
     assert "unknown command 'simulate'" in message
-    assert "evaluate, generate, prepare, train" in message
+    assert "evaluate, generate, plan, prepare, train" in message
 
 
 @pytest.mark.parametrize("words", [[], ["--help"], ["-h"]])

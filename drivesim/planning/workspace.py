@@ -129,5 +129,6 @@ def build(work: PlanWorkspace, name: str, checkpointing: bool) -> StageRun:
             run = STAGES[name](work, stage)
     except (ArithmeticError, AssertionError, LookupError, RuntimeError, ValueError) as error:
         raise UserError(f"stage {name} describes no network: {str(error).splitlines()[0]}") from error
+    run.module.to(META)  # what brings weights of its own, as a perceptual loss does
     work.bundle.configs[name] = run.config  # type: ignore[attr-defined]
     return run

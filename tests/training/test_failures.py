@@ -1,5 +1,4 @@
-"""Numbers that are not finite, memory that runs out, foreign checkpoints: one line that says what to do ends the
-run."""
+"""Numbers that are not finite, memory that runs out, foreign checkpoints: one line ends the run and says what to do."""
 
 import json
 import math
