@@ -6,7 +6,7 @@ BUDGET ?=
 DATA   ?=
 BIN    := $(VENV)/bin
 
-.PHONY: help setup demo test lint bench clean
+.PHONY: help setup demo test lint bench race clean
 
 help: ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -31,6 +31,9 @@ lint: setup ## style and types
 
 bench: setup ## our denoiser against diffusers' video U-Nets, paired
 	@$(BIN)/python -m benchmarks.denoiser
+
+race: setup ## time to quality against diffusers' video U-Nets, hours: [BUNDLE=trained bundle] [DATA=its clip store]
+	@$(BIN)/python -m benchmarks.time_to_quality bundle='$(or $(BUNDLE),$(OUT)/bundle)' data='$(or $(DATA),$(OUT)/data)'
 
 clean: ## remove what the demo made
 	rm -rf '$(OUT)'

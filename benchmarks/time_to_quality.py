@@ -105,10 +105,10 @@ class Race:
         experiment = self.field.experiment
         channels = experiment.denoiser.channels + experiment.predict.context_channels
         found = entries(
-            experiment.denoiser, experiment.temporal, experiment.predict.frames, channels,
+            options.contenders, experiment.denoiser, experiment.temporal, experiment.predict.frames, channels,
             options.context == "carried", options.attention, options.seed,
         )  # fmt: skip
-        self.entries = {entry.name: entry for entry in found if entry.name in options.contenders}
+        self.entries = {entry.name: entry for entry in found}
         split = None if options.real else "val"
         drives = held_out_drives(ClipStore(options.real or options.data), split, options.windows, experiment)
         self.judge = Judge(drives, self.field.autoencoder, experiment, experiment.sampler)

@@ -71,12 +71,15 @@ def _compose(schema: type, overrides: list[str], command: str) -> Any:
 def _verbatim(word: str, schema: type, command: str) -> str:
     """A `key=value` word whose value Hydra takes letter by letter, whatever brackets, commas or $ are in it.
 
-    Lists, dicts and choices such as `experiment=town` keep Hydra's grammar, and so does a value with its own quotes.
+    Lists, dicts (`a={b: 1}`, or `a.b=1`) and choices such as `experiment=town` keep Hydra's grammar, and so does a
+    value with its own quotes.
     """
     key, equals, value = word.partition("=")
     if not equals or not re.fullmatch(r"(?!hydra\b)[A-Za-z_][\w./]*", key):
         raise UserError(f"{command}: expected key=value, found {word!r}; see {command} --help")
     hint = _type_of(schema, key)
+    if dict in (get_origin(hint), get_origin(_type_of(schema, key.rpartition(".")[0]))):
+        return f"++{word}"  # Hydra asks for it where a key may be new
     optional = type(None) in get_args(hint)
     scalar = bool({hint, *get_args(hint)} & {str, int, float, bool}) and get_origin(hint) not in (list, dict)
     quoted = re.fullmatch(r"""(['"])(\\.|(?!\1).)*\1""", value, re.DOTALL)  # as a whole, unlike 'a' == b or c == 'd'

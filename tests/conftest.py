@@ -125,6 +125,7 @@ def upscaler_folder(tmp_path_factory) -> Path:
     return folder / "pipe"
 
 
+@pytest.fixture(scope="session")
 def captioned_store(make_store, tmp_path_factory) -> ClipStore:
     """Two training clips and one held out, each with a caption."""
     clips = [("train", 44, 30), ("train", 6, 1.875), ("val", 36, 30), ("val", 4, 1.875)]

@@ -1,6 +1,6 @@
 """The contenders as denoisers of the library: ours as it is, a peer's network behind the same calls."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -71,8 +71,10 @@ class PeerDenoiser(Denoiser):
         shown = mask[..., None, None, None]
         return shown * latents + (1 - shown) * held[:, None]
 
-    def condition(self, layout: Layout, height: int, width: int) -> tuple[Tensor, Tensor | None]:
-        planes, tokens = super().condition(layout, height, width)
+    def condition(
+        self, layout: Layout, height: int, width: int, captions: Sequence[str] = ()
+    ) -> tuple[Tensor, Tensor | None]:
+        planes, tokens = super().condition(layout, height, width, captions)
         moved = torch.stack([layout.travel / FAR_M, layout.heading], -1)
         moved = (
             (moved - moved[..., :1, :]).nan_to_num(0.0)[..., None, None].expand(*planes.shape[:-3], -1, height, width)
@@ -116,15 +118,16 @@ class Entry:
 
 
 def entries(
+    names: Sequence[str],
     config: DenoiserConfig,
     temporal: TemporalConfig,
     frames: int,
     context: int,
-    carried: bool,
-    attention: str,
-    seed: int,
+    carried: bool = False,
+    attention: str = "ours",
+    seed: int = 0,
 ) -> list[Entry]:
-    """Ours and the peers, whose video networks have our number of parameters within `peers.MATCH`.
+    """Contenders, of which the peers' video networks have our number of parameters within `peers.MATCH`.
 
     config    with the prior's size in it;  temporal  layers of ours;  frames  of a window
     context   channels of the known frames with their flags;  carried  see PeerDenoiser
@@ -144,8 +147,8 @@ def entries(
     with torch.device("meta"):
         ours = config.build().inflate(context, temporal)
         total = parameters(ours) - parameters(ours.tokens)
-    found = [Entry(OURS, tuple(config.block_out_channels), seeded(config.build))]
-    for peer in PEERS:
+    found = [Entry(OURS, tuple(config.block_out_channels), seeded(config.build))] if OURS in names else []
+    for peer in (peer for peer in PEERS if peer.name in names):
         widths = match(lambda widths, peer=peer: peer.build(ports, widths), peer.multiple, total)  # type: ignore[misc]
 
         def build(peer: Architecture = peer, widths: Widths = widths) -> Denoiser:

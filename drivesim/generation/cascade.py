@@ -60,7 +60,8 @@ def keyframes(
     """Endless keyframes [C, h, w] after the start frames [S, C, h, w], S 1 or 2, which are yielded first but for the
     older of two: that one only tells how things move.
 
-    Autoregressive as in the paper: after the first window, two context frames, the last ones made (section 3.2).
+    Autoregressive as in the paper: after the first window, two context frames, the last ones made (section 3.2). Only
+    the first window starts from what is carried: from windows on windows the start would only be stretched further.
     """
     yield start[-1]
     context, position = start[-2:], 0  # position: key index of the newest context frame
@@ -80,7 +81,7 @@ def keyframes(
             config.keyframe_steps,
             config,
             guidance=True,
-            strength=config.keyframe_strength,
+            strength=config.keyframe_strength if window == 0 else 1.0,
         )[0]
         yield from made[len(context) :]
         position = int(keys[-1])

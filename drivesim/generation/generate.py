@@ -78,12 +78,12 @@ class GenerateConfig:
     interpolate_steps: int | None = option(None, "denoising steps of the frames between")
     upsample_steps: int | None = option(None, "denoising steps of the upsampler")
     keyframe_strength: float | None = option(
-        None, "share of the steps, above 0, up to 1: below 1 keyframes start from what is known, carried there"
+        None, "share of the steps, above 0, up to 1: below 1 the first keyframes start from the carried start"
     )
     interpolate_strength: float | None = option(None, "the same for the frames between")
     layout_guidance: float | None = option(None, "how strongly the layout steers; 1 is unguided")
-    guidance: dict[str, float] | None = option(
-        None, "how strongly single conditions steer, on top of it, as in {boxes: 2, weather: 1.5}; 1 is unguided"
+    guidance: dict[str, float] = option(
+        {}, "how strongly single conditions steer, on top of it, as in {boxes: 2, weather: 1.5}; 1 is unguided"
     )
     context_guidance: float | None = option(None, "how strongly the start steers; 1 is unguided")
     interpolate_guidance: float | None = option(None, "how strongly keyframes steer the frames between; 1 is unguided")
@@ -159,8 +159,8 @@ def generate_text(config: GenerateConfig) -> None:
 
 def _chosen(config: GenerateConfig) -> dict[str, Any]:
     """Settings of the sampler that were given."""
-    names = ("sampler", "negative_prompt", *STEPS, *GUIDANCE)
-    return {name: value for name in names if (value := getattr(config, name)) is not None}
+    names = ("sampler", "spacing", "guidance", "negative_prompt", *STEPS, *STRENGTHS, *GUIDANCE, *SHARES, *TILING)
+    return {name: value for name in names if (value := getattr(config, name)) not in (None, {})}
 
 
 def check(config: GenerateConfig) -> TimedLayout | None:
@@ -180,7 +180,7 @@ def check(config: GenerateConfig) -> TimedLayout | None:
         _range(name, getattr(config, name), 0, 1, above=True)
     for name in GUIDANCE:
         _range(name, getattr(config, name), 0, 100)
-    for name, scale in (config.guidance or {}).items():
+    for name, scale in config.guidance.items():
         _range(f"guidance.{name}", scale, 0, 100)
     for name in SHARES:
         _range(name, getattr(config, name), 0, 1)
@@ -300,7 +300,7 @@ def _check_conditions(config: GenerateConfig, bundle: Bundle) -> None:
     for name in ASKED:
         if (value := getattr(config, name)) is not None:
             check_known(f"{name}={value}", [name], have)
-    check_known("guidance", config.guidance or {}, have)
+    check_known("guidance", config.guidance, have)
 
 
 def _tell_unused(timed: TimedLayout, bundle: Bundle) -> None:

@@ -48,8 +48,10 @@ class SamplerConfig:
     temperature: float = 1.0  # scales the noise that sampling starts from; below 1: less variety, less noise left
     detail: float = 0.0  # further scales it by spread^detail in channels that spread less than 1, fine detail mostly:
     # a model of little training tells structure from noise long before it tells detail from noise
-    keyframe_strength: float = 1.0  # below 1 keyframes are sampled from the carried frames, with noise that hides this
-    # share of the steps: sharp as those, and cheaper
+    keyframe_strength: float = (
+        1.0  # share of the steps that is taken in the first window of keyframes; below 1 it starts
+    )
+    # from the carried start frame, noised so far: sharp as that, and cheaper
     interpolate_strength: float = 1.0
     upsample_temperature: float = 1.0
     spacing: str = "trailing"  # of the timesteps: trailing, or leading as in Stable Diffusion's pipelines

@@ -24,7 +24,7 @@ from drivesim.diffusion.upsample import Upsample
 from drivesim.errors import UserError
 from drivesim.generation import cascade
 from drivesim.generation.offload import device_memory, in_use, telling_what_fits
-from drivesim.generation.samplers import SamplerConfig, sample_frames
+from drivesim.generation.samplers import SamplerConfig, check_upsampling, sample_frames
 from drivesim.machine import probe
 from drivesim.models.autoencoder import Autoencoder, AutoencoderConfig
 from drivesim.models.backbone import Backbone
@@ -240,7 +240,9 @@ class TextToVideo:
                 )  # fmt: skip
             low = cascade.decode(autoencoder, frames)
             if upsampler == "diffusion":
-                low = cascade.upsample(upsamplers[0], self.schedule, self.upsample, low, seed, self.config)
+                check_upsampling(upsamplers[0], self.upsample, self.height, self.width, self.config)
+                schedule = self.bundle.value("upsample", "schedule", ScheduleConfig)
+                low = cascade.upsample(upsamplers[0], schedule, self.upsample, low, seed, self.config)
             elif upsampler == "bicubic":
                 low = cascade.enlarge(self.upsample, low)
             for frame in low:

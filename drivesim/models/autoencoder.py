@@ -128,7 +128,8 @@ class Autoencoder(nn.Module):
         raises  UserError if `config` leaves none
         """
         self.requires_grad_(False)
-        self.temporal = VideoLayers(config, self.decoder_sites(), self.config.factor)
+        layers = VideoLayers(config, self.decoder_sites(), self.config.factor)
+        self.temporal = layers.to(memory_format=torch.channels_last)
         return self.train(self.training)
 
     def train(self, mode: bool = True) -> "Autoencoder":

@@ -39,7 +39,10 @@ class Backbone:
     def __post_init__(self) -> None:
         object.__setattr__(self, "root", Path(self.root))
         if not self.root.is_dir():
-            raise UserError(f"{self.root} is no folder; expected a Stable Diffusion model as diffusers saves it")
+            raise UserError(
+                f"{self.root} is no folder; expected a Stable Diffusion model as diffusers saves it, given as "
+                "config.denoiser.pretrained in training and as backbone in generating"
+            )
         for part in ("unet", *TEXT_PARTS, "scheduler"):
             if not (self.root / part).is_dir():
                 raise UserError(f"{self.root} has no {part}/; expected a Stable Diffusion model as diffusers saves it")

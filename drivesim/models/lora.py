@@ -100,7 +100,7 @@ def _below(values: dict[str, Any], prefix: str) -> dict[str, Any]:
 
 def _layers(state: dict[str, Any], prefix: str) -> int:
     """How many layers a file changes below a prefix: each has one matrix that brings it back to its width."""
-    return sum(name.startswith(prefix) and ("lora_B." in name or "lora.up." in name) for name in state)
+    return sum(name.startswith(prefix) and ("lora_B." in name or name.endswith(".up.weight")) for name in state)
 
 
 def _merge(path: Path | str, model: nn.Module, scale: float, expected: int) -> None:

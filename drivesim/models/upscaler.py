@@ -23,6 +23,9 @@ from drivesim.models.denoiser import Denoiser, DenoiserConfig
 
 PIPELINE = "StableDiffusionUpscalePipeline"
 PIXELS = 3  # channels of the low resolution
+SCALE = (
+    0.08333  # of the latents where a VAE's config has none, as in diffusers' pipeline; its VAE's own default is another
+)
 
 
 @dataclass
@@ -119,6 +122,7 @@ def _resolve(config: UpsamplerConfig) -> UpsamplerConfig:
     if found != PIPELINE:
         raise UserError(f"{folder} holds a {found}, expected a {PIPELINE} as diffusers saves it")
     unet, vae = _json(folder / "unet" / "config.json"), _json(folder / "vae" / "config.json")
+    vae = {"scaling_factor": SCALE} | vae
     latent = vae.get("latent_channels", 4)
     channels = unet.get("in_channels"), unet.get("out_channels")
     if channels != (latent + PIXELS, latent):

@@ -51,9 +51,9 @@ class AutoencoderTraining(pl.LightningModule):
         rebuilt, penalty = self.reconstruct(x, Streams(self.seed, batch.numbers))
         error = self.error(rebuilt, x)
         loss = error + penalty
-        judged = self.discriminator is not None and self.global_step >= self.stage.adversarial_start
-        if judged:
-            loss = loss + self.discriminator.realism(rebuilt, error, self.autoencoder.last_weight())
+        critics = self.discriminator if self.global_step >= self.stage.adversarial_start else None
+        if critics is not None:
+            loss = loss + critics.realism(rebuilt, error, self.autoencoder.last_weight())
         generator.zero_grad()
         self.manual_backward(loss)
         trained = [p for p in self.autoencoder.parameters() if p.requires_grad]
@@ -61,8 +61,8 @@ class AutoencoderTraining(pl.LightningModule):
         generator.step()
         psnr = -10 * torch.log10(F.mse_loss(rebuilt.detach(), x) / 4)
         self.log_dict({"loss": error.detach(), "psnr": psnr}, sync_dist=True)
-        if judged:
-            loss = self.discriminator.loss(x, rebuilt)
+        if critics is not None and critic is not None:
+            loss = critics.loss(x, rebuilt)
             critic.zero_grad()
             self.manual_backward(loss)
             critic.optimizer.step()  # not through Lightning, which would count it as a second training step

@@ -291,6 +291,8 @@ def _told(work: Workspace, denoiser: Denoiser) -> Denoiser:
 
 def decoder(work: Workspace, stage: StageConfig) -> StageRun:
     config = work.experiment.decoder
+    if stage.frames < 2:
+        raise UserError(f"config.stages.decoder.frames is {stage.frames}, expected 2 or more frames to a window")
     config = replace(config, temporal=replace(config.temporal, frames=stage.frames))
     model = load_autoencoder(work.bundle).inflate_decoder(config)
     data, validation = work.data(work.frames, work.specs["decoder"], stage)

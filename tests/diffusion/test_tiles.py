@@ -1,5 +1,6 @@
 """Tiles and portions: they cover everything once, and where they meet nothing shows, in both spaces and in time."""
 
+import gc
 import itertools
 from dataclasses import replace
 
@@ -226,6 +227,22 @@ def test_a_network_never_sees_more_than_a_tile_of_a_portion(space, upscaler_fold
     assert seen.frames == 8
     assert seen.cells == (16 * 4 // task.patch) ** 2
     assert decoded is None or (decoded.frames, decoded.cells) == (1, 16**2)
+
+
+def test_a_longer_video_holds_no_more_tensors():
+    denoiser, schedule, task = upsampler("folded", None)
+    config, most = replace(FEW, upsample_tile=8, upsample_overlap=4, upsample_portion_overlap=2), []
+    for count in (20, 44):
+        low = (torch.zeros(3, 16, 16) for _ in range(count))
+        held = [live_bytes() for _ in cascade.upsample(denoiser, schedule, task, low, 0, config)]
+        most.append(max(held))
+    assert most[1] <= most[0] + 1000  # bytes; a full-resolution frame has 49 thousand
+
+
+def live_bytes() -> int:
+    """Bytes of all tensors that Python still reaches."""
+    found = (o for o in gc.get_objects() if isinstance(o, torch.Tensor))
+    return sum({s.data_ptr(): s.nbytes() for s in (tensor.untyped_storage() for tensor in found)}.values())
 
 
 @pytest.mark.parametrize(

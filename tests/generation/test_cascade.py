@@ -47,7 +47,7 @@ def windows(monkeypatch) -> list[dict]:
         denoiser, schedule, layout, latents, known, noise, steps, config, guidance, strength, captions=()
     ):
         asked.append({"layout": layout.crowdedness.clone(), "latents": latents.clone(), "mask": known.mask,
-                      "flag": known.flag, "noise": noise})  # fmt: skip
+                      "flag": known.flag, "noise": noise, "strength": strength})  # fmt: skip
         told = layout.crowdedness[..., None, None, None].expand_as(latents)
         return torch.where(known.mask[..., None, None, None].bool(), latents, told)
 
@@ -62,6 +62,12 @@ def keyframes(start: torch.Tensor, frames: int = 4, seed: int = 0):
 def interpolated(frames, spacing: int, level: int, factor: int = 4, batch: int = 4, seed: int = 0):
     task = Interpolate(factor=factor)
     return cascade.interpolate(None, SCHEDULE, task, frames, index_layout, spacing, level, seed, CONFIG, batch)
+
+
+def test_only_the_first_window_of_keyframes_starts_from_what_is_carried(windows):
+    config = SamplerConfig(keyframe_strength=0.2)
+    list(islice(cascade.keyframes(None, SCHEDULE, Predict(frames=4), frame(0)[None], index_layout, 16, 0, config), 8))
+    assert [w["strength"] for w in windows] == [0.2, 1.0, 1.0]
 
 
 @pytest.mark.parametrize("frames", [3, 4, 8])

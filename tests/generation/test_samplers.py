@@ -1,4 +1,4 @@
-"""Windows sampled from what is carried into them."""
+"""Guidance of single conditions, against its formula written out."""
 
 from dataclasses import replace
 
@@ -6,94 +6,101 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from drivesim.clip import Layout
-from drivesim.diffusion.sampler import window_noise
+from drivesim.clip import CLASSES, Layout
 from drivesim.diffusion.schedule import ScheduleConfig
-from drivesim.diffusion.tasks import FLAGS, Predict
+from drivesim.diffusion.tasks import Predict
 from drivesim.errors import UserError
-from drivesim.generation.samplers import SamplerConfig, sample_window
+from drivesim.generation.samplers import SamplerConfig, sample_frames, sample_window, unknown_like
+from drivesim.models.conditioning import POSITIONS, plane_count
+from drivesim.models.conditions import CONDITIONS, without
 from drivesim.models.denoiser import Denoiser, DenoiserConfig
-from drivesim.models.inflation import TemporalConfig
 
-TASK = Predict(frames=4)
-TINY = DenoiserConfig(channels=3, block_out_channels=[16, 32], layers_per_block=[1, 1], attention=[False, True],
-                      token_dim=16, head_dim=16, groups=8, context_width=8)  # fmt: skip
-
-
-class Pixels:
-    """An autoencoder whose latents are the pixels."""
-
-    def encode(self, x):
-        return x
-
-    decode = encode
+NAMES = ["boxes", "night", "crowdedness", "weather", "speed", "solids", "tracks"]
+SCHEDULE = ScheduleConfig(zero_snr=False)
+ONE = SamplerConfig(image_steps=1, keyframe_steps=1, layout_guidance=1.0)
 
 
-def denoiser(motion: str) -> Denoiser:
+@pytest.fixture(scope="module")
+def denoiser() -> Denoiser:
     torch.manual_seed(0)
-    return TINY.build().inflate(3 + FLAGS, TemporalConfig(motion=motion)).carry_by(Pixels()).eval()
+    config = DenoiserConfig(
+        channels=4, planes=plane_count(NAMES) + POSITIONS, block_out_channels=[16, 16], layers_per_block=[1, 1],
+        attention=[False, True], token_dim=16, head_dim=8, groups=8, conditions=NAMES,
+    )  # fmt: skip
+    return config.build().eval()
 
 
-@pytest.fixture
 def layout() -> Layout:
-    """[1, 4]: a car that goes from left to right past a camera that stands still."""
-    empty = Layout.unknown(1, 4, slots=2).driven(torch.zeros(1, 4), 0.0)
-    for t in range(4):
-        empty.boxes[0, t, 0] = torch.tensor([0.1 + 0.2 * t, 0.25, 0.3 + 0.2 * t, 0.75])
-    empty.classes[..., 0], empty.tracks[..., 0] = 0, 5
-    return replace(empty, known=torch.ones(1, 4).bool())
+    solids = torch.tensor([12.0, 4, 2, 1.5, 0.2]).expand(1, 1, 1, 5)
+    return replace(
+        Layout.unknown(1, 1, slots=1), boxes=torch.tensor([[[[0.2, 0.4, 0.6, 0.8]]]]), solids=solids,
+        classes=torch.full((1, 1, 1), CLASSES.index("car")), tracks=torch.full((1, 1, 1), 4),
+        known=torch.ones(1, 1).bool(), night=torch.ones(1, 1), crowdedness=torch.full((1, 1), 3.0),
+        weather=torch.full((1, 1), 2), speed=torch.full((1, 1), 9.0),
+    )  # fmt: skip
 
 
-@pytest.fixture
-def latents() -> torch.Tensor:
-    """[1, 4, 3, 16, 32], the first frame of them dark with a bright car."""
-    frames = torch.zeros(1, 4, 3, 16, 32) - 0.5
-    frames[0, 0, :, 4:12, 3:10] = 0.9
-    return frames
+NOISE = torch.randn(1, 1, 4, 8, 8, generator=torch.Generator().manual_seed(3))
 
 
-def make(network, layout, latents, strength: float, guidance: bool = False) -> torch.Tensor:
-    noise = window_noise(tuple(latents.shape), 0, 0)
-    config = SamplerConfig(temperature=0.6, layout_guidance=1.0)
-    return sample_window(
-        network, ScheduleConfig(), layout, latents, TASK.known(torch.tensor([1])), noise, 10, config, guidance, strength
+def made(denoiser: Denoiser, asked: Layout, **changes) -> torch.Tensor:
+    """What one step makes: linear in the velocity, so guidance of velocities is guidance of what is made."""
+    return sample_frames(denoiser, SCHEDULE, asked, NOISE, replace(ONE, **changes))
+
+
+def test_each_condition_is_guided_by_its_own_scale_away_from_all_but_it(denoiser):
+    scales = {name: 0.5 + number for number, name in enumerate(NAMES)}
+    told = made(denoiser, layout())
+    expected = told + 0.7 * (told - made(denoiser, unknown_like(layout())))
+    for name, scale in scales.items():
+        expected = expected + (scale - 1) * (told - made(denoiser, without(layout(), [name])))
+    guided = made(denoiser, layout(), guidance=scales, layout_guidance=1.7)
+    assert_close(guided, expected, atol=2e-2, rtol=2e-2)  # in half precision
+    assert not torch.allclose(guided, told, atol=0.2)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_condition_at_scale_0_is_as_if_it_were_left_out(denoiser, name):
+    assert_close(
+        made(denoiser, layout(), guidance={name: 0.0}), made(denoiser, without(layout(), [name])), atol=2e-2, rtol=2e-2
     )
 
 
-def test_known_boxes_are_carried_to_where_they_are_asked_for(layout, latents):
-    mask = torch.tensor([[1.0, 0, 0, 0]])
-    still, tracked = (denoiser(motion).carry(latents, mask, layout)[0, 2, 0] for motion in ("mean", "tracks"))
-    middle, old = 8, 6  # row; column of the car in the known frame
-    column = int((0.1 + 0.4 + 0.1) * 32)  # of its middle two frames later
-    assert still[middle, old] == pytest.approx(0.9, abs=0.05)
-    assert still[middle, column] == pytest.approx(-0.5, abs=0.05)
-    assert tracked[middle, column] == pytest.approx(0.9, abs=0.1)
+@pytest.mark.parametrize("name", NAMES)
+def test_a_condition_that_is_not_told_is_not_guided(denoiser, name):
+    asked = without(layout(), [name])
+    assert torch.equal(made(denoiser, asked, guidance={name: 5.0}), made(denoiser, asked))
 
 
-def test_little_strength_stays_with_the_carried_frames_and_full_strength_does_not(layout, latents):
-    network = denoiser("tracks")
-    held = network.carry(latents, TASK.known(torch.tensor([1])).mask, layout)
-    far = [float((make(network, layout, latents, s) - held)[:, 1:].abs().mean()) for s in (0.1, 0.4, 1.0)]
-    assert far[0] < far[1] < far[2]
+def test_keyframes_are_guided_by_conditions_too(denoiser):
+    class Same:
+        """An autoencoder whose latents are its pixels."""
+
+        def encode(self, x):
+            return x
+
+        decode = encode
+
+    torch.manual_seed(0)
+    task = Predict(frames=3)
+    video = denoiser.config.build().eval().inflate(4 + task.context_channels).carry_by(Same())
+    asked = Layout.cat([layout()] * 3, 1).driven(torch.arange(3)[None].float(), 8.0)
+    noise = torch.randn(1, 3, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+
+    def window(asked: Layout, guidance: dict[str, float]) -> torch.Tensor:
+        config, known = replace(ONE, guidance=guidance), task.known(torch.tensor([1]))
+        return sample_window(video, SCHEDULE, asked, noise, known, noise, 1, config, guidance=True)
+
+    told, bare = window(asked, {}), window(without(asked, ["weather"]), {})
+    assert_close(window(asked, {"weather": 3.0}), told + 2 * (told - bare), atol=3e-2, rtol=3e-2)
+    assert not torch.allclose(told, bare)
 
 
-def test_known_frames_stay_as_they_were(layout, latents):
-    made = make(denoiser("tracks"), layout, latents, 0.2, guidance=True)
-    assert_close(made[:, 0], latents[:, 0], atol=0, rtol=0)
-    assert made.isfinite().all()
+def test_guidance_by_what_the_model_is_not_told_is_refused(denoiser):
+    with pytest.raises(UserError, match="guidance: this model is not told steering; it is told boxes, night"):
+        made(denoiser, layout(), guidance={"steering": 2.0})
 
 
-def test_where_nothing_is_known_sampling_starts_from_noise_whatever_the_strength(layout, latents):
-    network, known = denoiser("mean"), TASK.known(torch.tensor([0]))
-    noise = window_noise(tuple(latents.shape), 0, 0)
-    weak, full = (
-        sample_window(network, ScheduleConfig(), layout, latents, known, noise, 4, SamplerConfig(), False, s)
-        for s in (0.25, 1.0)
-    )
-    assert torch.equal(weak, full)
-
-
-@pytest.mark.parametrize("strength", [0.0, -0.1, 1.5])
-def test_strengths_beyond_0_and_1_are_refused(strength):
-    with pytest.raises(UserError, match="keyframe_strength"):
-        SamplerConfig(keyframe_strength=strength)
+def test_the_unconditional_layout_tells_nothing():
+    nothing = unknown_like(layout())
+    assert not any(condition.told(nothing).any() for condition in CONDITIONS.values())

@@ -31,7 +31,7 @@ class Counting(nn.Module):
         self.contexts: list[Tensor] = []
         self.batches: list[int] = []
 
-    def condition(self, layout: Layout, height: int, width: int) -> tuple[Tensor, None]:
+    def condition(self, layout: Layout, height: int, width: int, captions=()) -> tuple[Tensor, None]:
         return layout.crowdedness[..., None, None, None].expand(-1, -1, C, height, width), None
 
     def carry(self, latents: Tensor, mask: Tensor, layout: Layout) -> Tensor:

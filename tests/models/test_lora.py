@@ -66,9 +66,9 @@ def test_what_is_added_to_a_text_encoder_are_its_products(told, factor, backbone
 def test_the_names_and_scales_of_kohya_are_understood(backbone, tmp_path):
     up, down = torch.randn(16, 2), torch.randn(2, 16)
     parts = {"lora_up.weight": up, "lora_down.weight": down, "alpha": torch.tensor(1.0)}
-    text = "lora_te_text_model_encoder_layers_0_self_attn_q_proj"
+    text = [f"lora_te_text_model_encoder_layers_0_self_attn_{name}_proj" for name in ("q", "out")]
     image = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
-    state = {f"{name}.{part}": value.clone() for name in (text, image) for part, value in parts.items()}
+    state = {f"{name}.{part}": value.clone() for name in (*text, image) for part, value in parts.items()}
     save_file(state, tmp_path / "kohya.safetensors")
     loras = None, tmp_path / "kohya.safetensors"
     plain, unet = (Backbone(backbone).load(DenoiserConfig(), lora).unet for lora in loras)

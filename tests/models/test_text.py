@@ -6,6 +6,7 @@ import shutil
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
+from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 
 from drivesim.diffusion.tasks import drop_texts
@@ -24,6 +25,15 @@ def test_texts_are_read_as_diffusers_reads_them(backbone):
 def test_older_tokenizers_of_two_files_read_alike(backbone, tmp_path):
     folder = shutil.copytree(backbone, tmp_path / "copy")
     (folder / "tokenizer" / "tokenizer.json").unlink()
+    assert torch.equal(TextEncoder(folder)(TEXTS), TextEncoder(backbone)(TEXTS))
+
+
+def test_weights_under_their_older_names_are_read_alike(backbone, tmp_path):
+    folder = shutil.copytree(backbone, tmp_path / "copy")
+    file = folder / "text_encoder" / "model.safetensors"
+    older = {f"text_model.{name}": weight for name, weight in load_file(file).items()}
+    older["text_model.embeddings.position_ids"] = torch.arange(20)[None]
+    save_file(older, file, metadata={"format": "pt"})
     assert torch.equal(TextEncoder(folder)(TEXTS), TextEncoder(backbone)(TEXTS))
 
 

@@ -128,6 +128,13 @@ def copy(upscaler_folder, tmp_path) -> Path:
     return Path(shutil.copytree(upscaler_folder, tmp_path / "pipe"))
 
 
+def test_a_vae_without_a_scale_gets_that_of_diffusers_pipeline(copy):
+    path = copy / "vae" / "config.json"
+    path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "scaling_factor"}))
+    expected = StableDiffusionUpscalePipeline.from_pretrained(copy).vae.config.scaling_factor
+    assert load_upscaler(UpsamplerConfig(pretrained=str(copy))).codec.scale == expected
+
+
 def change(folder: Path, file: str, **values) -> None:
     path = folder / file
     path.write_text(json.dumps(json.loads(path.read_text()) | values))

@@ -8,12 +8,14 @@ import pytorch_lightning as pl
 import torch
 from diffusers import AutoencoderKL
 from safetensors.torch import load_file
+from torch.testing import assert_close
 from torch.utils.data import DataLoader
 
 from drivesim import cli
 from drivesim.bundle import Bundle, sha256
 from drivesim.data.windows import Batch
 from drivesim.errors import UserError
+from drivesim.generation.cascade import decode
 from drivesim.models.autoencoder import AutoencoderConfig
 from drivesim.models.inflation import TemporalConfig
 from drivesim.models.video_decoder import VideoDecoderConfig
@@ -63,6 +65,24 @@ def test_training_the_video_decoder_leaves_encoder_and_image_decoder(tuned):
     assert all(torch.equal(image[name], saved[name]) for name in saved)
     z = torch.randn(3, 4, 4, 8)
     assert not torch.equal(model.decode(z, 3), model.decode(z))  # and yet it has learned something
+
+
+@pytest.mark.parametrize("length", [1, 2, 7, 12])
+def test_video_of_any_length_is_decoded_in_windows_as_long_as_in_training(tuned, length):
+    model = load_autoencoder(Bundle(tuned[0].bundle), decoder=True)
+    assert model.temporal.window == 3
+    z = torch.randn(length, 4, 4, 8, generator=torch.Generator().manual_seed(0))
+    made = list(decode(model, iter(z)))
+    assert len(made) == length
+    if length > 3:
+        assert_close(made[0].float(), model.decode(z[:3], 3)[0], rtol=0.1, atol=0.1)  # decoded in bf16 where that pays
+
+
+def test_windows_of_one_frame_are_refused(tuned, capsys):
+    run, _ = tuned
+    with pytest.raises(SystemExit):
+        cli.main(run.words("stage=decoder", "overwrite=true", *KL, "config.stages.decoder.frames=1"))
+    assert "config.stages.decoder.frames is 1, expected 2 or more" in capsys.readouterr().err
 
 
 def test_a_tuned_decoder_of_before_its_layers_were_told_is_read_with_those_it_had(tuned, tmp_path):
