@@ -187,7 +187,7 @@ class Denoiser(nn.Module):
             return latents * mask.to(latents)[..., None, None, None]
         if not self._carrier:
             raise RuntimeError("name the autoencoder first: carry_by")
-        return self._carrier[0](latents, mask.to(latents), layout)
+        return self._carrier[0](latents, mask, layout)
 
     def condition(
         self, layout: Layout, height: int, width: int, captions: Sequence[str] = ()
