@@ -20,6 +20,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from drivesim.errors import UserError
 
@@ -66,6 +67,8 @@ def _compose(schema: type, overrides: list[str], command: str) -> Any:
             return compose(name, overrides)
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(f"{command}: {_one_line(error, schema)}") from error
+    except YAMLError as error:
+        raise UserError(f"{command}: {' '.join(str(error).split())}") from error
 
 
 def _verbatim(word: str, schema: type, command: str) -> str:
