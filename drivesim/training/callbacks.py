@@ -38,8 +38,8 @@ class Budget(Timer):
         super().on_train_start(trainer, pl_module)
         for optimizer in trainer.optimizers:
             for group in optimizer.param_groups:
-                # The options hold, also for a run that goes on from a checkpoint, whose optimizer was given others.
-                group["peak_lr"], group["weight_decay"] = optimizer.defaults["lr"], optimizer.defaults["weight_decay"]
+                # The option holds, also for a run that goes on from a checkpoint of another, as the learning rate does.
+                group["weight_decay"] = optimizer.defaults["weight_decay"]
         if trainer.is_global_zero:
             self._bar = tqdm(
                 total=100,
@@ -57,7 +57,7 @@ class Budget(Timer):
         factor = warm * (0.02 + 0.98 * (1 + math.cos(math.pi * self.used)) / 2)
         for optimizer in trainer.optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = group["peak_lr"] * factor
+                group["lr"] = optimizer.defaults["lr"] * factor
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module, outputs, batch, batch_idx) -> None:  # type: ignore[override]
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)

@@ -5,14 +5,27 @@ gathered when it runs and let go afterwards, its gradients are shared out as its
 averaged weights see shares alone.
 """
 
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
 import torch
 from pytorch_lightning.strategies import ModelParallelStrategy
 from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.optim import Optimizer
 
 from drivesim.models.denoiser import Denoiser
+
+WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
 class Sharded(ModelParallelStrategy):
@@ -21,6 +34,33 @@ class Sharded(ModelParallelStrategy):
 
     def __init__(self, processes: int) -> None:
         super().__init__(data_parallel_size=processes, tensor_parallel_size=1, save_distributed_checkpoint=False)
+
+    def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
+        """As every optimizer's: weights by their place among those that it trains; Lightning counts frozen ones too."""
+        assert self.model is not None
+        state = get_optimizer_state_dict(self.model, getattr(optimizer, "_optimizer", optimizer), options=WHOLE)
+        places = {name: place for place, name in enumerate(self._trained)}
+        return _renamed(state, places) if self.is_global_zero else {}
+
+    def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
+        assert self.model is not None
+        checkpoint = self.checkpoint_io.load_checkpoint(checkpoint_path, weights_only=weights_only)
+        set_model_state_dict(self.model, checkpoint["state_dict"], options=WHOLE)
+        names = dict(enumerate(self._trained))
+        for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
+            set_optimizer_state_dict(self.model, optimizer, optim_state_dict=_renamed(state, names), options=WHOLE)
+        return checkpoint
+
+    @property
+    def _trained(self) -> list[str]:
+        assert self.model is not None
+        return [name for name, weight in self.model.named_parameters() if weight.requires_grad]
+
+
+def _renamed(state: dict[str, Any], names: Mapping[Any, Any]) -> dict[str, Any]:
+    """An optimizer's state with other keys for its weights."""
+    groups = [{**group, "params": [names[key] for key in group["params"]]} for group in state["param_groups"]]
+    return {"state": {names[key]: value for key, value in state["state"].items()}, "param_groups": groups}
 
 
 def shard(denoiser: Denoiser, mesh: DeviceMesh) -> None:

@@ -13,7 +13,6 @@ from drivesim.training.callbacks import AveragedWeights, Budget, WholeCheckpoint
 
 def rates(steps: int, warmup: int, lr: float = 1.0) -> list[float]:
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=lr)
-    optimizer.param_groups[0]["peak_lr"] = lr
     budget, made = Budget(None, steps, warmup, "x"), []
     strategy = SimpleNamespace(broadcast=lambda value: value)
     for step in range(steps):

@@ -84,7 +84,7 @@ class Keyframes:
             env=os.environ | {"OMP_NUM_THREADS": "1", "STOP": str(stop), "PYTHONPATH": os.pathsep.join(sys.path)},
             capture_output=True,
             text=True,
-            timeout=200,
+            timeout=280,
         )
         assert told.returncode == (3 if stop < STEPS else 0), told.stderr[-3000:]
         return self._note()
