@@ -96,7 +96,9 @@ class Autoencoder(nn.Module):
     def decode(self, z: Tensor, frames: int = 1) -> Tensor:
         """Latents [N, C, h, w] -> pixels [N, 3, H, W]; `frames` consecutive ones belong together (N = B · frames)."""
         z = z.contiguous(memory_format=torch.channels_last)
-        clips = max(self._most // frames, 1) if self._most else len(z)
+        if not self._most:
+            return self._decode_clips(z, frames)
+        clips = max(self._most // frames, 1)
         return torch.cat([self._decode_clips(part, frames) for part in z.split(clips * frames)])
 
     def _decode_clips(self, z: Tensor, frames: int) -> Tensor:
@@ -107,7 +109,7 @@ class Autoencoder(nn.Module):
 
     def enable_slicing(self, most: int = 1) -> None:
         """Decode at most this many pictures at once, though never less than a clip, whose frames see each other. What
-        is made stays the same."""
+        is made stays the same. 0: all at once."""
         self._most = most
 
     def enable_checkpointing(self) -> None:
