@@ -71,7 +71,7 @@ def _compose(schema: type, overrides: list[str], command: str) -> Any:
 def _verbatim(word: str, schema: type, command: str) -> str:
     """A `key=value` word whose value Hydra takes letter by letter, whatever brackets, commas or $ are in it.
 
-    Lists, dicts (`a={b: 1}`, or `a.b=1`) and choices such as `experiment=town` keep Hydra's grammar, and so does a value
+    Lists, dicts (`a={b: 1}` or `a.b=1`) and choices such as `experiment=town` keep Hydra's grammar, and so does a value
     with its own quotes.
     """
     key, equals, value = word.partition("=")
