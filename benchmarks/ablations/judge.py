@@ -97,8 +97,9 @@ class Judge:
         if not (tables.exists() and scores.exists()):
             fakes = videos()
             truth = None if name.startswith(REAL) else self.truth(kind)
+            beside = fakes if truth is None else open_set(REAL + kind, self.out / "videos" / (REAL + kind))
             options = Options(clip_frames=self.window, seed=self.seed, crops=False)
-            seen = measure(fakes, self._real(kind) if truth is not None else fakes, options, self.networks)
+            seen = measure(fakes, beside, options, self.networks)
             real = seen if truth is None else Measures(tables=truth)
             _save_tables(seen.tables, tables)
             with atomic_path(scores) as path:

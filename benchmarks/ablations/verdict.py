@@ -13,7 +13,7 @@ from eval.measure import FeatureTable
 REPEATS = 32  # half-samples
 # What stands in for the paper's metrics: our distance -> the metric whose ratio it is set beside.
 STAND_INS = {"fd_transnetv2": "fvd", "fd_efficientnet_lite0_clips": "fvd", "fd_efficientnet_lite0": "fid"}
-STANDARD = {"fvd": "fvd", "fid": "fid"}  # with the networks given as fvd_i3d and fid_inception
+STANDARD = ("fvd", "fid")  # with the networks given as fvd_i3d and fid_inception
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,9 @@ def table(lines: Sequence[Line]) -> str:
         name = "" if line.comparison.name == before else line.comparison.name
         before = line.comparison.name
         rows.append(
-            form.format(name, line.distance, shown(line.ours), paper_shown(line), line.agrees, name and line.comparison.why)
+            form.format(
+                name, line.distance, shown(line.ours), paper_shown(line), line.agrees, name and line.comparison.why
+            )
         )
     return "\n".join(rows)
 

@@ -42,9 +42,7 @@ class TrainConfig:
     is given again; finished stages are skipped, unless a stage that they were trained on has been trained again since.
     """
 
-    defaults: list[Any] = field(
-        default_factory=lambda: ["_self_", {"experiment": "town"}, {"ablation": "none"}]
-    )
+    defaults: list[Any] = field(default_factory=lambda: ["_self_", {"experiment": "town"}, {"ablation": "none"}])
     data: str = option(help="clip store made by `drivesim prepare`: folder or URL")
     out: str = option("runs/town", "folder of the run")
     stage: str = option("all", f"all, or one of {', '.join(STAGES)}")
