@@ -1,1 +1,1 @@
-"""The paper's ablations at equal budgets, judged by the same evaluation; ours beside the paper's (docs/ablations.md)."""
+"""The paper's ablations at equal budgets, judged alike; ours beside the paper's (docs/ablations.md)."""

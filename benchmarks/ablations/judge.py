@@ -77,9 +77,10 @@ class Judge:
         rates = self.store.index.fps
         names = [n for n in long_enough(self.store, self.frames[kind] / fps, self.split) if rates[n] >= fps - 1e-3]
         if len(names) < LEAST:
+            wanted = f"{self.frames[kind] / fps:.1f} s at {fps:g} frames a second"
             raise UserError(
-                f"{self.store.root}: {len(names)} held-out clips of {self.frames[kind] / fps:.1f} s at {fps:g} frames a "
-                f"second, {LEAST} are needed; give real=... with longer or more ones"
+                f"{self.store.root}: {len(names)} held-out clips of {wanted}, {LEAST} are needed; give real=... with "
+                "longer or more ones"
             )
         return names[: self.clips]
 

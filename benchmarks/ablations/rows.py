@@ -97,11 +97,11 @@ COMPARISONS = (
     Comparison("context_guidance", "ours", (508.82, 534.17), (54.16, 48.26), "scale 1.5, the paper's is not known"),
     Comparison("ours", "alpha_one", None, (48.26, 47.00), "alpha_one makes single frames that know no start frame, "
                "ours continue one: what the start frame gives is in the ratio"),
-    Comparison("decoder_tuned", "decoder_untuned", (32.94, 390.88), (9.17, 7.61), "the patch autoencoder of the town "
-               "hardly flickers, so little is left to repair; aligned neighbours instead of 3D convolutions"),
-    Comparison("decoder_tuned", "decoder_both_critics", (32.94, 51.01), (9.17, 9.04), "an adversarial loss of minutes "
-               "changes little"),
-    Comparison("upsampler_temporal", "upsampler_image", (45.39, 165.98), (19.85, 19.71), "only what the closed-form "
-               "enlargement misses is drawn, so little can flicker; fd_transnetv2 sees 27x48 pixels"),
+    Comparison("decoder_tuned", "decoder_untuned", (32.94, 390.88), (9.17, 7.61), "aligned neighbours in place of 3D "
+               "convolutions, which learn nothing in minutes; they gain 0.2 dB in the town (docs/method.md)"),
+    Comparison("decoder_tuned", "decoder_both_critics", (32.94, 51.01), (9.17, 9.04), "both discriminators weigh alike; "
+               "the paper's weights are not known"),
+    Comparison("upsampler_temporal", "upsampler_image", (45.39, 165.98), (19.85, 19.71), "only what the closed form "
+               "leaves is drawn, to which a network of minutes adds nothing yet (docs/method.md), so little flickers"),
     Comparison("additions", "ours", None, None, "carried frames and the temporal head, which the paper does not have"),
 )  # fmt: skip

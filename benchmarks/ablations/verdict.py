@@ -11,6 +11,7 @@ from eval.distances import Distance
 from eval.measure import FeatureTable
 
 REPEATS = 32  # half-samples
+SURE = 2.0  # standard errors away from 1
 # What stands in for the paper's metrics: our distance -> the metric whose ratio it is set beside.
 STAND_INS = {"fd_transnetv2": "fvd", "fd_efficientnet_lite0_clips": "fvd", "fd_efficientnet_lite0": "fid"}
 STANDARD = ("fvd", "fid")  # with the networks given as fvd_i3d and fid_inception
@@ -71,17 +72,18 @@ def over_seeds(ratios: Sequence[Ratio]) -> Ratio:
 
 
 def agreement(ours: Ratio, paper: float | None) -> str:
-    """yes or no: on the same side of 1 as the paper, by more than a standard error; open: nearer to 1, or not known."""
+    """yes or no: on the same side of 1 as the paper, by more than two standard errors; open: nearer to 1, or not
+    known."""
     if paper is None:
         return "-"
-    if not abs(math.log(ours.value)) > ours.error / ours.value:
+    if not abs(math.log(ours.value)) > SURE * ours.error / ours.value:
         return "open"
     return "yes" if (ours.value < 1) == (paper < 1) else "no"
 
 
 def table(lines: Sequence[Line]) -> str:
     """As text."""
-    form = "{:<37}{:<29}{:>15}{:>8}  {:<6}{}"
+    form = "{:<37}{:<28}{:>16}{:>7}  {:<6}{}"
     rows = [form.format("ratio", "distance", "ours", "paper", "same", "why they may differ")]
     before = ""
     for line in lines:
@@ -96,7 +98,7 @@ def table(lines: Sequence[Line]) -> str:
 
 
 def shown(ratio: Ratio) -> str:
-    return f"{ratio.value:.2f} ± {ratio.error:.2f}" if math.isfinite(ratio.error) else f"{ratio.value:.2f}"
+    return f"{ratio.value:.3f} ± {ratio.error:.3f}" if math.isfinite(ratio.error) else f"{ratio.value:.3f}"
 
 
 def paper_shown(line: Line) -> str:
