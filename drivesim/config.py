@@ -122,8 +122,9 @@ def _one_line(error: Exception, schema: type) -> str:
             hint = f"; did you mean {', '.join(close)}?" if close else f"; known: {', '.join(k for k in known)}"
             return f"unknown key {key!r}{hint}"
     if found := re.search(r"In '([^']+)': Could not find '[^']*/([^']+)'(.*)", text, re.DOTALL):
-        options = re.findall(r"^\t(\S+)", text, re.MULTILINE)
-        return f"unknown experiment {found.group(2)!r}; available: {', '.join(options)}"
+        options = re.findall(r"^\t(\S+)$", text, re.MULTILINE)
+        group = re.search(r"Available options in '(\w+)'", text)
+        return f"unknown {group[1] if group else 'choice'} {found.group(2)!r}; available: {', '.join(options)}"
     full = re.search(r"full_key: (\S+)", text)
     reason = re.sub(r"^Error merging override \S+\s*", "", causes[-1].split("\n")[0])
     if wrong := re.match(

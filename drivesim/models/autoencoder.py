@@ -17,6 +17,7 @@ class AutoencoderConfig:
     """kind=patch: principal components of pixel patches with learned convolutional residuals, ready within minutes.
     kind=kl: diffusers' AutoencoderKL, the paper's, for long training on GPUs, or trained already (`pretrained`).
     kind=dc: diffusers' AutoencoderDC, deep compression: 32 pixels per latent, each way, or 64.
+    kind=pixels: none, the paper's baseline in pixel space: factor x factor pixels folded into 3 x factor² channels.
     """
 
     kind: str = "patch"
@@ -35,11 +36,12 @@ class AutoencoderConfig:
         # Here, since they build on this module.
         from drivesim.models.diffusers_autoencoder import DCAutoencoder, KLAutoencoder
         from drivesim.models.patch_autoencoder import PatchAutoencoder
+        from drivesim.models.pixel_autoencoder import PixelAutoencoder
 
-        kinds = {"patch": PatchAutoencoder, "kl": KLAutoencoder, "dc": DCAutoencoder}
+        kinds = {"patch": PatchAutoencoder, "kl": KLAutoencoder, "dc": DCAutoencoder, "pixels": PixelAutoencoder}
         if self.kind not in kinds:
             raise ValueError(f"kind is {self.kind!r}, expected one of {', '.join(kinds)}")
-        if self.kind == "patch" and self.pretrained:
+        if self.kind in ("patch", "pixels") and self.pretrained:
             raise UserError("autoencoder.pretrained is for kind=kl or kind=dc; set autoencoder.kind")
         return kinds[self.kind](self)
 
