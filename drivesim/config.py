@@ -20,6 +20,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from drivesim.errors import UserError
 
@@ -66,6 +67,8 @@ def _compose(schema: type, overrides: list[str], command: str) -> Any:
             return compose(name, overrides)
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(f"{command}: {_one_line(error, schema)}") from error
+    except YAMLError as error:
+        raise UserError(f"{command}: {' '.join(str(error).split())}") from error
 
 
 def _verbatim(word: str, schema: type, command: str) -> str:
@@ -119,8 +122,9 @@ def _one_line(error: Exception, schema: type) -> str:
             hint = f"; did you mean {', '.join(close)}?" if close else f"; known: {', '.join(k for k in known)}"
             return f"unknown key {key!r}{hint}"
     if found := re.search(r"In '([^']+)': Could not find '[^']*/([^']+)'(.*)", text, re.DOTALL):
-        options = re.findall(r"^\t(\S+)", text, re.MULTILINE)
-        return f"unknown experiment {found.group(2)!r}; available: {', '.join(options)}"
+        options = re.findall(r"^\t(\S+)$", text, re.MULTILINE)
+        group = re.search(r"Available options in '(\w+)'", text)
+        return f"unknown {group[1] if group else 'choice'} {found.group(2)!r}; available: {', '.join(options)}"
     full = re.search(r"full_key: (\S+)", text)
     reason = re.sub(r"^Error merging override \S+\s*", "", causes[-1].split("\n")[0])
     if wrong := re.match(

@@ -74,21 +74,21 @@ def continuation_sets(
     fps = pipeline.key_fps * pipeline.interpolate.factor
     makers: dict[str, Callable[[Case], Frames]] = {
         "real": lambda case: iter(case.video),
-        "ours": lambda case: _ours(pipeline, case, frames),
+        "ours": lambda case: continued(pipeline, case, frames),
         "frozen_start": lambda case: iter(case.video[:1].expand(frames, -1, -1, -1)),
         "driven_start": lambda case: _driven(pipeline, case, frames),
-        "image_ldm_per_frame": lambda case: _per_frame(pipeline, case, frames),
+        "image_ldm_per_frame": lambda case: per_frame(pipeline, case, frames),
         "cross_fade": lambda case: _cross_fade(pipeline, case, frames),
-        "autoencoder": lambda case: _rebuilt(pipeline, case),
+        "autoencoder": lambda case: rebuilt(pipeline, case),
     }
     if pipeline.keyframes.temporal.config.motion != "mean":  # type: ignore[union-attr]
         makers["carried_start"] = lambda case: _carried(pipeline, case, frames)
     for i in range(1, seeds):
-        for name, make in (("ours", _ours), ("image_ldm_per_frame", _per_frame)):
+        for name, make in (("ours", continued), ("image_ldm_per_frame", per_frame)):
             makers[f"{name}_seed{i}"] = partial(_with_other_noise, make, i, pipeline, frames)
     names = long_enough(store, frames / fps, split)[:clips]
     cases = (load_case(pipeline, store, name, fps, frames, 1000 * seed + i) for i, name in enumerate(names))
-    return _write_sets(makers, cases, len(names), out, fps)
+    return write_sets(makers, cases, len(names), out, fps)
 
 
 def decoder_sets(
@@ -100,11 +100,11 @@ def decoder_sets(
         raise UserError(f"{store.root} has no held-out clip at {tuned.fps:g} fps of {frames} frames")
     makers: dict[str, Callable[[Case], Frames]] = {
         "real": lambda case: iter(case.video),
-        "decoder_untuned": lambda case: _rebuilt(untuned, case),
-        "decoder_tuned": lambda case: _rebuilt(tuned, case),
+        "decoder_untuned": lambda case: rebuilt(untuned, case),
+        "decoder_tuned": lambda case: rebuilt(tuned, case),
     }
     cases = (load_case(tuned, store, name, tuned.fps, frames, i) for i, name in enumerate(names))
-    return _write_sets(makers, cases, len(names), out, tuned.fps)
+    return write_sets(makers, cases, len(names), out, tuned.fps)
 
 
 def upsampler_sets(
@@ -132,7 +132,7 @@ def upsampler_sets(
     }
     size = (pipeline.height, pipeline.width)
     cases = (load_case(pipeline, store, name, pipeline.fps, frames, i, size) for i, name in enumerate(names))
-    return _write_sets(makers, cases, len(names), out, pipeline.fps)
+    return write_sets(makers, cases, len(names), out, pipeline.fps)
 
 
 def long_enough(store: ClipStore, seconds: float, split: str | None = None) -> list[str]:
@@ -171,7 +171,7 @@ def _with_other_noise(
     return make(pipeline, replace(case, seed=case.seed + 1_000_000 * number), frames)
 
 
-def _ours(pipeline: DrivingPipeline, case: Case, frames: int) -> Frames:
+def continued(pipeline: DrivingPipeline, case: Case, frames: int) -> Frames:
     latents = pipeline.coarse_latents(case.video[:1], case.layout, case.seed)
     return islice(cascade.decode(pipeline.autoencoder, islice(latents, frames)), frames)
 
@@ -202,7 +202,7 @@ def _carried(pipeline: DrivingPipeline, case: Case, frames: int) -> Frames:
         yield pipeline.keyframes.temporal.move(case.video[:1], layout[:1], layout[i : i + 1])[0][0]
 
 
-def _per_frame(pipeline: DrivingPipeline, case: Case, frames: int) -> Frames:
+def per_frame(pipeline: DrivingPipeline, case: Case, frames: int) -> Frames:
     return iter(_sampled(pipeline, case, frames, pipeline.interpolate.factor))
 
 
@@ -216,12 +216,12 @@ def _cross_fade(pipeline: DrivingPipeline, case: Case, frames: int) -> Frames:
 
 
 @torch.no_grad()
-def _rebuilt(pipeline: DrivingPipeline, case: Case) -> Frames:
+def rebuilt(pipeline: DrivingPipeline, case: Case) -> Frames:
     latents = torch.cat([pipeline.autoencoder.encode(chunk).float() for chunk in case.video.split(16)])
     return cascade.decode(pipeline.autoencoder, iter(latents))
 
 
-def _write_sets(
+def write_sets(
     makers: dict[str, Callable[[Case], Frames]], cases: Iterator[Case], count: int, out: Path, fps: float
 ) -> dict[str, Path]:
     bar = tqdm(total=count * len(makers), desc=out.name, unit="video")

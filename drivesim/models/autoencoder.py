@@ -17,6 +17,7 @@ class AutoencoderConfig:
     """kind=patch: principal components of pixel patches with learned convolutional residuals, ready within minutes.
     kind=kl: diffusers' AutoencoderKL, the paper's, for long training on GPUs, or trained already (`pretrained`).
     kind=dc: diffusers' AutoencoderDC, deep compression: 32 pixels per latent, each way, or 64.
+    kind=pixels: none, the paper's baseline in pixel space: factor x factor pixels folded into 3 x factor² channels.
     """
 
     kind: str = "patch"
@@ -35,11 +36,12 @@ class AutoencoderConfig:
         # Here, since they build on this module.
         from drivesim.models.diffusers_autoencoder import DCAutoencoder, KLAutoencoder
         from drivesim.models.patch_autoencoder import PatchAutoencoder
+        from drivesim.models.pixel_autoencoder import PixelAutoencoder
 
-        kinds = {"patch": PatchAutoencoder, "kl": KLAutoencoder, "dc": DCAutoencoder}
+        kinds = {"patch": PatchAutoencoder, "kl": KLAutoencoder, "dc": DCAutoencoder, "pixels": PixelAutoencoder}
         if self.kind not in kinds:
             raise ValueError(f"kind is {self.kind!r}, expected one of {', '.join(kinds)}")
-        if self.kind == "patch" and self.pretrained:
+        if self.kind in ("patch", "pixels") and self.pretrained:
             raise UserError("autoencoder.pretrained is for kind=kl or kind=dc; set autoencoder.kind")
         return kinds[self.kind](self)
 
@@ -96,7 +98,9 @@ class Autoencoder(nn.Module):
     def decode(self, z: Tensor, frames: int = 1) -> Tensor:
         """Latents [N, C, h, w] -> pixels [N, 3, H, W]; `frames` consecutive ones belong together (N = B · frames)."""
         z = z.contiguous(memory_format=torch.channels_last)
-        clips = max(self._most // frames, 1) if self._most else len(z)
+        if not self._most:
+            return self._decode_clips(z, frames)
+        clips = max(self._most // frames, 1)
         return torch.cat([self._decode_clips(part, frames) for part in z.split(clips * frames)])
 
     def _decode_clips(self, z: Tensor, frames: int) -> Tensor:
@@ -107,7 +111,7 @@ class Autoencoder(nn.Module):
 
     def enable_slicing(self, most: int = 1) -> None:
         """Decode at most this many pictures at once, though never less than a clip, whose frames see each other. What
-        is made stays the same."""
+        is made stays the same. 0: all at once."""
         self._most = most
 
     def enable_checkpointing(self) -> None:

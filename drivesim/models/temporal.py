@@ -160,7 +160,9 @@ class TemporalAttention(nn.Module):
         self.norm = nn.LayerNorm(channels)
         self.to_qkv = nn.Linear(channels, 3 * channels, bias=False)
         self.to_out = nn.Linear(channels, channels)
-        self.relative = nn.Linear(channels, channels, bias=False) if positions == "relative" else None
+        self.relative: nn.Module | None = None
+        if positions == "relative":
+            self.relative = nn.Linear(channels, channels, bias=False)
         self.context = nn.Linear(context_channels, channels) if context_channels else None
         self.merge = Merge(merge_frames)
         nn.init.zeros_(self.to_out.weight)
@@ -228,9 +230,12 @@ class TemporalTransformer(TemporalAttention):
         self.norm_out, self.feed_out = nn.LayerNorm(channels), FeedForward(channels, activation_fn="geglu")
         last = [self.feed_in.net[-1], self.feed_out.net[-1]]
         self.place = self.cross = None
+        position = nn.Sequential(nn.Linear(channels, 4 * channels), nn.SiLU(), nn.Linear(4 * channels, channels))
         if self.relative is None:
-            self.place = nn.Sequential(nn.Linear(channels, 4 * channels), nn.SiLU(), nn.Linear(4 * channels, channels))
-            last.append(self.place[-1])
+            self.place = position
+            last.append(position[-1])
+        else:
+            self.relative = position
         if tokens:
             self.norm_cross = nn.LayerNorm(channels)
             self.cross = Attention(

@@ -42,7 +42,7 @@ class TrainConfig:
     is given again; finished stages are skipped, unless a stage that they were trained on has been trained again since.
     """
 
-    defaults: list[Any] = field(default_factory=lambda: ["_self_", {"experiment": "town"}])
+    defaults: list[Any] = field(default_factory=lambda: ["_self_", {"experiment": "town"}, {"ablation": "none"}])
     data: str = option(help="clip store made by `drivesim prepare`: folder or URL")
     out: str = option("runs/town", "folder of the run")
     stage: str = option("all", f"all, or one of {', '.join(STAGES)}")
@@ -151,7 +151,7 @@ def check(config: TrainConfig) -> None:
         for f in fields(config.config.stages):
             if (
                 f.name not in taken
-                and getattr(config.config.stages, f.name).max_steps <= 0
+                and getattr(config.config.stages, f.name).max_steps < 0  # 0: it is not trained
                 and config.stage in ("all", f.name)
             ):
                 raise UserError(

@@ -190,6 +190,45 @@ def test_every_condition_is_dropped_by_itself_at_its_rate():
     assert columns[..., 0].corrcoef().sub(torch.eye(len(ALL))).abs().max() < 4.5 / 4000**0.5
 
 
+def shown(layout: Layout, name: str) -> torch.Tensor:
+    """Latents [B, T, 4, 8, 8] of a world in which a condition decides what a frame looks like."""
+    if name == "weather":
+        return (layout.weather - 2.0)[..., None, None, None].expand(-1, -1, 4, 8, 8)
+    far = 2 * (layout.solids[..., 0, 0] / 10).log()[..., None, None, None]
+    return far * rasterise(layout, 8, 8)[:, :, :1].expand(-1, -1, 4, -1, -1)
+
+
+@pytest.mark.parametrize("name", ["weather", "solids"])
+def test_what_a_condition_decides_is_learned_and_missed_where_it_is_left_out(name):
+    """Of pure noise nothing can be told but by the conditions: a minute's worth of steps, in seconds."""
+    model = network(["boxes", name], tokens=False).train()
+    worlds = Layout.cat([frames(1, seed=seed) for seed in range(64)])
+    worlds.classes[..., 1:] = NO_BOX
+    worlds.boxes[..., :2], worlds.boxes[..., 2:] = worlds.boxes[..., :2] / 2, 0.5 + worlds.boxes[..., 2:] / 2
+    worlds.solids[..., 0] = 5 + 20 * torch.rand(64, 1, 3, generator=torch.Generator().manual_seed(0))
+    x, optimizer = shown(worlds, name), torch.optim.Adam(model.parameters(), 3e-3)
+
+    def error(layout: Layout, target: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        noise = torch.randn(target.shape, generator=generator)
+        told = model.condition(layout, 8, 8)
+        return (model(noise, torch.full((len(noise),), 999), *told) - target).square().mean()
+
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(120):
+        picked = torch.randint(48, (16,), generator=generator)  # the other worlds are held out
+        optimizer.zero_grad()
+        error(drop(worlds[picked], {"boxes": 0.0, name: 0.1}, generator), x[picked], generator).backward()
+        optimizer.step()
+    model.eval()
+    held_out, target = worlds[48:], x[48:]
+    with torch.no_grad():
+        told, untold = (
+            float(error(layout, target, torch.Generator().manual_seed(1)))
+            for layout in (held_out, without(held_out, [name]))
+        )
+    assert told < 0.25 * untold
+
+
 def test_a_model_may_be_told_nothing():
     model = network([])
     assert torch.equal(answer(model, frames()), answer(model, frames(seed=1)))
