@@ -100,7 +100,7 @@ def test_half_of_the_windows_are_mirrored_with_their_boxes(small_store):
     plain, some = changed(small_store), changed(small_store, flip=0.5)
     mirrored = 0
     for i in range(100):
-        (x, layout, _), (y, seen, _) = plain[i], some[i]
+        (x, layout, *_), (y, seen, *_) = plain[i], some[i]
         if flipped := not torch.equal(x, y):
             assert torch.equal(x.flip(-1), y)
             assert torch.equal(seen.boxes, layout.mirrored().boxes)

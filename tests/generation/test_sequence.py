@@ -13,6 +13,7 @@ from drivesim.diffusion.tasks import FLAGS, Interpolate, Predict
 from drivesim.errors import UserError
 from drivesim.generation import cascade
 from drivesim.generation.samplers import SamplerConfig
+from drivesim.models.denoiser import DenoiserConfig
 
 SCHEDULE = ScheduleConfig()
 CONFIG = SamplerConfig(keyframe_steps=2, interpolate_steps=2, layout_guidance=1.0)
@@ -22,7 +23,8 @@ C, H, W = 2, 2, 2
 class Counting(nn.Module):
     """Makes of any noise the number that the layout tells of a frame; keeps what it was told of known frames."""
 
-    prior, carries = None, False
+    prior, carries, reads = None, False, False
+    config = DenoiserConfig()
 
     def __init__(self, schedule: ScheduleConfig = SCHEDULE) -> None:
         super().__init__()
