@@ -68,12 +68,13 @@ class Judge:
         fps = pipeline.key_fps * pipeline.interpolate.factor if kind == "drive" else pipeline.fps
         cases = (
             load_case(pipeline, self.store, clip, fps, self.frames[kind], i, _size(pipeline, kind))
-            for i, clip in enumerate(self._clips(fps, kind))
+            for i, clip in enumerate(self.held_out(fps, kind))
         )
-        write_sets({name: make}, cases, len(self._clips(fps, kind)), self.out / "videos", fps)
+        write_sets({name: make}, cases, len(self.held_out(fps, kind)), self.out / "videos", fps)
         return open_set(name, self.out / "videos" / name)
 
-    def _clips(self, fps: float, kind: str) -> list[str]:
+    def held_out(self, fps: float, kind: str) -> list[str]:
+        """Clips that are judged by, at the full rate or more. raises UserError if there are too few"""
         rates = self.store.index.fps
         names = [n for n in long_enough(self.store, self.frames[kind] / fps, self.split) if rates[n] >= fps - 1e-3]
         if len(names) < LEAST:

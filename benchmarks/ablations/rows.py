@@ -99,8 +99,8 @@ COMPARISONS = (
                "ours continue one: what the start frame gives is in the ratio"),
     Comparison("decoder_tuned", "decoder_untuned", (32.94, 390.88), (9.17, 7.61), "aligned neighbours in place of 3D "
                "convolutions, which learn nothing in minutes; they gain 0.2 dB in the town (docs/method.md)"),
-    Comparison("decoder_tuned", "decoder_both_critics", (32.94, 51.01), (9.17, 9.04), "both discriminators weigh alike; "
-               "the paper's weights are not known"),
+    Comparison("decoder_tuned", "decoder_both_critics", (32.94, 51.01), (9.17, 9.04), "both discriminators weigh "
+               "alike; the paper's weights are not known"),
     Comparison("upsampler_temporal", "upsampler_image", (45.39, 165.98), (19.85, 19.71), "only what the closed form "
                "leaves is drawn, to which a network of minutes adds nothing yet (docs/method.md), so little flickers"),
     Comparison("additions", "ours", None, None, "carried frames and the temporal head, which the paper does not have"),

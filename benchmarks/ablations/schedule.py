@@ -1,9 +1,9 @@
 """Equal budgets: how long every stage of every run is trained, and training them in an order that shares stages.
 
-The rule. The four stages of the video model (autoencoder, image, keyframes, interpolate) get the same time in every run,
-in the shares of the experiment. A stage whose configuration does not differ between runs is trained once and counts in
-full for each of them. The share of a stage where a run has nothing to train (an autoencoder of pixels, image layers end to
-end) goes to the stages of its own in proportion to theirs.
+The rule. The four stages of the video model (autoencoder, image, keyframes, interpolate) get the same time in every
+run, in the shares of the experiment. A stage whose configuration does not differ between runs is trained once and
+counts in full for each of them. The share of a stage where a run has nothing to train (an autoencoder of pixels, image
+layers end to end) goes to the stages of its own in proportion to theirs.
 """
 
 import json
