@@ -89,6 +89,7 @@ def main(argv: Sequence[str]) -> None:
         train_stage(options, decoder, "decoder", options.decoder_steps, [frames, *recipe, *words])
         model = load_autoencoder(Bundle(decoder / "bundle"), decoder=True)
         tell(name, judge(video, [rebuilt(model, clip) for clip in video]))
+        tell("  its frames one by one", judge(video, [one_by_one(model, clip) for clip in video]))
 
 
 def train_stage(options: AutoencoderBenchmark, run: Path, stage: str, steps: int, words: list[str]) -> None:
@@ -115,6 +116,14 @@ def held_out(options: AutoencoderBenchmark) -> list[Tensor]:
 def rebuilt(model: Autoencoder, clip: Tensor) -> Tensor:
     """[T, 3, H, W] by way of latents."""
     return torch.stack(list(decode(model, iter(model.encode(clip).float()))))
+
+
+@torch.no_grad()
+def one_by_one(model: Autoencoder, clip: Tensor) -> Tensor:
+    """The same with nothing but itself before and after every frame: what is gained so has nothing to do with time."""
+    assert model.temporal is not None
+    still, latents = model.temporal.window, model.encode(clip)
+    return torch.stack([model.decode(z.expand(still, -1, -1, -1), still)[still // 2] for z in latents])
 
 
 def judge(real: list[Tensor], made: list[Tensor]) -> dict[str, float]:
