@@ -118,7 +118,7 @@ def ours(config: DenoiserConfig, inputs: Inputs) -> Contender:
 
 def peer(architecture: Architecture, parameters: int, ports: Ports, inputs: Inputs) -> Contender:
     """A published network of as many parameters."""
-    widths = match(lambda widths: architecture.build(ports, widths), architecture.multiple, parameters)
+    widths = match(architecture, replace(ports, frames=1), parameters)
     module = guard(architecture.build(ports, widths))
     x, tokens = peer_inputs(ports, inputs)
 

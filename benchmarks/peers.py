@@ -6,8 +6,9 @@ attention). They keep their published layout: 4 levels, 2 layers a block, the si
 a number of parameters, and attention is on all levels but the lowest, as published, or where ours has it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import product
 from typing import Any
 
@@ -170,20 +171,22 @@ def attention_like(ours: Sequence[bool]) -> tuple[bool, ...]:
     return tuple([*ours, *(False,) * len(RATIO)][: len(RATIO)])
 
 
-def match(build: Callable[[Widths], nn.Module], multiple: int, parameters: int) -> Widths:
-    """Widths, multiples of `multiple`, nearest to RATIO among those with the number of parameters within MATCH.
+@cache
+def match(architecture: Architecture, ports: Ports, parameters: int) -> Widths:
+    """Widths nearest to RATIO among those that give the number of parameters within MATCH. The number of frames a clip
+    changes no parameter.
 
     raises  UserError when there are none
     """
     # Parameters grow with the square of the width: one network tells where to look.
-    centre = PROBED[3] * (parameters / size(build, PROBED)) ** 0.5
+    centre = PROBED[3] * (parameters / size(architecture, ports, PROBED)) ** 0.5
 
     def off(widths: Widths) -> tuple[float, float]:
         ratio = sum(abs(w / widths[3] - r / RATIO[3]) for w, r in zip(widths, RATIO, strict=True))
         return round(ratio, 3), abs(widths[3] - centre)
 
-    for widths in sorted(candidates(centre, multiple), key=off):
-        if abs(size(build, widths) / parameters - 1) <= MATCH:
+    for widths in sorted(candidates(centre, architecture.multiple), key=off):
+        if abs(size(architecture, ports, widths) / parameters - 1) <= MATCH:
             return widths
     raise UserError(
         f"no widths of a peer give {parameters / 1e6:.1f} M parameters within {MATCH:.0%}; "
@@ -191,10 +194,10 @@ def match(build: Callable[[Widths], nn.Module], multiple: int, parameters: int) 
     )
 
 
-def size(build: Callable[[Widths], nn.Module], widths: Widths) -> int:
+def size(architecture: Architecture, ports: Ports, widths: Widths) -> int:
     """Number of parameters, counted without memory for them."""
     with torch.device("meta"):
-        return sum(p.numel() for p in build(widths).parameters())
+        return sum(p.numel() for p in architecture.build(ports, widths).parameters())
 
 
 def candidates(centre: float, multiple: int) -> set[Widths]:

@@ -10,6 +10,7 @@ import torch
 
 from benchmarks import autoencoder, big_index, throughput
 from benchmarks import denoiser as command
+from benchmarks import profile as profiler
 from benchmarks.measure import (
     Setting,
     Workload,
@@ -34,8 +35,10 @@ from drivesim.diffusion.upsample import Upsample
 from drivesim.errors import UserError
 from drivesim.generation.pipeline import DrivingPipeline
 from drivesim.generation.samplers import SamplerConfig
+from drivesim.models import temporal
 from drivesim.models.autoencoder import AutoencoderConfig
 from drivesim.models.denoiser import DenoiserConfig
+from drivesim.models.temporal import TemporalAttention, TemporalConv
 
 TINY = DenoiserConfig(
     channels=4, block_out_channels=[32, 128], layers_per_block=[1, 1], attention=[False, True], token_dim=32
@@ -278,3 +281,44 @@ def test_video_that_is_rebuilt_without_error_is_judged_so_and_what_flickers_is_f
 def test_psnr_along_the_training_is_the_mean_of_each_sixth(tmp_path):
     (tmp_path / "metrics.csv").write_text("step,psnr\n" + "".join(f"{i},{float(i)}\n{i},\n" for i in range(12)))
     assert list(autoencoder.along(tmp_path / "metrics.csv")) == [0.5, 2.5, 4.5, 6.5, 8.5, 10.5]
+
+
+def profiled_words(out) -> list[str]:
+    small = ["channels=4", "block_out_channels=[32,64]", "layers_per_block=[1,1]", "attention=[false,true]"]
+    return [
+        *("frames=[2]", "sizes=[8x16]", "dtype=fp32", "threads=1", f"out={out}"),
+        *(f"config.denoiser.{word}" for word in small),
+    ]
+
+
+def test_the_time_of_a_step_is_shared_out_among_all_kinds_of_layers(tmp_path, capsys):
+    profiler.main(profiled_words(tmp_path / "profile"))
+    found = json.loads((tmp_path / "profile.json").read_text())["ms"]["2 x 8x16"]
+    kinds = {*profiler.KINDS.values(), profiler.OPTIMIZER}
+    assert kinds <= set(found)
+    assert all(found[kind] > 0 for kind in kinds)
+    assert found[profiler.REST] < 0.3 * sum(found.values())  # nearly all of it, backward passes too, has an owner
+    assert all(kind in capsys.readouterr().out for kind in ["step"])
+    assert (tmp_path / "profile.png").stat().st_size > 1000
+
+
+def test_backward_operations_belong_to_the_layer_whose_forward_pass_they_are_of():
+    conv, attention = TemporalConv(64), TemporalAttention(64)
+    run, z = temporal.Run(frames=4, features={}), torch.randn(4, 64, 8, 8)
+
+    def share(train_conv: bool) -> float:
+        conv.requires_grad_(train_conv)
+
+        def step() -> None:
+            attention(conv(z, run), run).square().mean().backward()
+
+        found = profiler.by_kind(step)
+        return found["temporal convolution"] / sum(found.values())
+
+    assert share(train_conv=True) > 1.3 * share(train_conv=False)
+
+
+@pytest.mark.parametrize("word", ["sizes=[8]", "sizes=[6x16]", "mode=sleep", "frames=[]"])
+def test_a_wrong_option_of_the_profile_is_told_in_one_line(word):
+    with pytest.raises(UserError, match=word.split("=")[0]):
+        profiler.main([word])

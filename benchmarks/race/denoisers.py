@@ -1,7 +1,7 @@
 """The contenders as denoisers of the library: ours as it is, a peer's network behind the same calls."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -149,7 +149,7 @@ def entries(
         total = parameters(ours) - parameters(ours.tokens)
     found = [Entry(OURS, tuple(config.block_out_channels), seeded(config.build))] if OURS in names else []
     for peer in (peer for peer in PEERS if peer.name in names):
-        widths = match(lambda widths, peer=peer: peer.build(ports, widths), peer.multiple, total)  # type: ignore[misc]
+        widths = match(peer, replace(ports, frames=1), total)
 
         def build(peer: Architecture = peer, widths: Widths = widths) -> Denoiser:
             return PeerDenoiser(config, peer, ports, widths, carried)
