@@ -4,78 +4,22 @@ ST-LPIPS is not on LPIPS's scale: 0 is the same picture, a shift by one pixel ab
 """
 
 from functools import cache
-from importlib.util import find_spec
-from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import Tensor
 
-from drivesim.errors import UserError
+from drivesim.models.perceptual import ShiftTolerantAlexNet
 from eval.videos import resize
 
 SIZE = (128, 256)  # pixels at which ST-LPIPS is taken; it was trained on 64 to 256
 PSNR_CAP = 60.0  # dB kept for equal pictures, so that means over frames stay finite
-PLACES = ("net.slice1.0", "net.slice2.5", "net.slice3.9", "net.slice4.11", "net.slice5.13")
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> float:
     """Peak signal to noise ratio of two uint8 pictures of one shape, dB; inf when they are equal."""
     error = float(((a.astype(np.float32) - b.astype(np.float32)) ** 2).mean(dtype=np.float64))
     return float("inf") if error == 0 else 10 * float(np.log10(255**2 / error))
-
-
-class ShiftTolerantAlexNet(nn.Module):
-    """The AlexNet trunk of ST-LPIPS: strides replaced by blurred subsampling (Zhang 2019). Weights: BSD-2."""
-
-    shift: Tensor  # [1, 3, 1, 1], channel means of inputs in [-1, 1]
-    scale: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        weights = _weights()
-        self.register_buffer("shift", weights["scaling_layer.shift"])
-        self.register_buffer("scale", weights["scaling_layer.scale"])
-        self.convs = nn.ModuleList(_conv(weights, place, 2 if i < 2 else 1) for i, place in enumerate(PLACES))
-        self.heads = nn.ParameterList(weights[f"lin{i}.model.1.weight"] for i in range(5))
-        self.requires_grad_(False).eval()
-
-    def forward(self, x: Tensor) -> list[Tensor]:
-        """[b, 3, h, w] in [-1, 1] -> five maps, unit length along their channels."""
-        maps = [functional.relu(_halve(self.convs[0]((x - self.shift) / self.scale)))]
-        for i, conv in enumerate(self.convs[1:], start=1):
-            before = _halve(functional.max_pool2d(maps[-1], 3, 1)) if i < 3 else maps[-1]
-            maps.append(functional.relu(conv(before)))
-        return [m / (m.norm(dim=1, keepdim=True) + 1e-10) for m in maps]
-
-    def distance(self, a: list[Tensor], b: list[Tensor]) -> Tensor:
-        """Distance [b] between the maps of two pictures."""
-        parts = [functional.conv2d((p - q) ** 2, head) for p, q, head in zip(a, b, self.heads, strict=True)]
-        return torch.stack([part.mean((1, 2, 3)) for part in parts]).sum(0)
-
-
-def _conv(weights: dict[str, Tensor], place: str, padding: int) -> nn.Conv2d:
-    weight = weights[f"{place}.weight"]
-    conv = nn.Conv2d(weight.shape[1], weight.shape[0], weight.shape[2], padding=padding)
-    conv.load_state_dict({"weight": weight, "bias": weights[f"{place}.bias"]})
-    return conv
-
-
-def _halve(x: Tensor) -> Tensor:
-    """Blur with [1 2 1] x [1 2 1] and take every second pixel, mirrored by 2 at the edges."""
-    taps = torch.tensor([1.0, 2, 1], device=x.device)
-    kernel = (taps[:, None] * taps / 16).expand(x.shape[1], 1, 3, 3)
-    return functional.conv2d(functional.pad(x, (2, 2, 2, 2), mode="reflect"), kernel, stride=2, groups=x.shape[1])
-
-
-def _weights() -> dict[str, Tensor]:
-    # Located, not imported: the package's modules need torchvision and IPython, its weights need neither.
-    spec = find_spec("stlpips_pytorch")
-    if spec is None or not spec.submodule_search_locations:
-        raise UserError("the package stlpips-pytorch is not installed; run `make setup`")
-    path = Path(spec.submodule_search_locations[0], "weights", "vST0.0", "alex_shift_tolerant.pth")
-    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 @cache

@@ -1,13 +1,14 @@
 """What makes the benchmark a fair one. No time is asserted."""
 
 import json
+import math
 import statistics
 import time
 
 import pytest
 import torch
 
-from benchmarks import big_index, throughput
+from benchmarks import autoencoder, big_index, throughput
 from benchmarks import denoiser as command
 from benchmarks import profile as profiler
 from benchmarks.measure import (
@@ -29,7 +30,8 @@ from data_prep.inspect.verify import damage
 from data_prep.town.source import TownConfig
 from drivesim.data.store import ClipStore
 from drivesim.diffusion.schedule import ScheduleConfig
-from drivesim.diffusion.tasks import FLAGS, Interpolate, Predict, Upsample
+from drivesim.diffusion.tasks import FLAGS, Interpolate, Predict
+from drivesim.diffusion.upsample import Upsample
 from drivesim.errors import UserError
 from drivesim.generation.pipeline import DrivingPipeline
 from drivesim.generation.samplers import SamplerConfig
@@ -263,6 +265,22 @@ def test_the_large_store_is_whole_but_for_its_videos_and_gives_windows(tmp_path)
 def test_a_store_that_is_not_there_is_told_before_anything_is_measured(tmp_path):
     with pytest.raises(UserError, match="no clip store"):
         throughput.main([f"store={tmp_path}"])
+
+
+def test_video_that_is_rebuilt_without_error_is_judged_so_and_what_flickers_is_found():
+    real = torch.rand(1, 3, 4, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    real = torch.nn.functional.interpolate(real, (64, 128), mode="bicubic").clamp(-0.8, 0.8).expand(8, -1, -1, -1)
+    flashing = real + 0.1 * torch.tensor([1.0, -1.0]).repeat(4)[:, None, None, None]
+    perfect, wrong = autoencoder.judge([real], [real]), autoencoder.judge([real], [flashing])
+    assert (perfect["psnr"], perfect["stlpips"], perfect["change"]) == (60, 0, float("inf"))
+    assert wrong["psnr"] == pytest.approx(10 * math.log10(4 / 0.1**2), abs=0.1)
+    assert wrong["change"] == pytest.approx(10 * math.log10(4 / 0.2**2), abs=0.1)
+    assert wrong["flicker_dis"] > perfect["flicker_dis"] + 0.05
+
+
+def test_psnr_along_the_training_is_the_mean_of_each_sixth(tmp_path):
+    (tmp_path / "metrics.csv").write_text("step,psnr\n" + "".join(f"{i},{float(i)}\n{i},\n" for i in range(12)))
+    assert list(autoencoder.along(tmp_path / "metrics.csv")) == [0.5, 2.5, 4.5, 6.5, 8.5, 10.5]
 
 
 def profiled_words(out) -> list[str]:

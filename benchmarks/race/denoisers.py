@@ -71,8 +71,10 @@ class PeerDenoiser(Denoiser):
         shown = mask[..., None, None, None]
         return shown * latents + (1 - shown) * held[:, None]
 
-    def condition(self, layout: Layout, height: int, width: int) -> tuple[Tensor, Tensor | None]:
-        planes, tokens = super().condition(layout, height, width)
+    def condition(
+        self, layout: Layout, height: int, width: int, captions: Sequence[str] = ()
+    ) -> tuple[Tensor, Tensor | None]:
+        planes, tokens = super().condition(layout, height, width, captions)
         moved = torch.stack([layout.travel / FAR_M, layout.heading], -1)
         moved = (
             (moved - moved[..., :1, :]).nan_to_num(0.0)[..., None, None].expand(*planes.shape[:-3], -1, height, width)

@@ -1,15 +1,20 @@
 """An experiment: everything that decides what is trained, as one tree of typed, checked values."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from drivesim.config import option
 from drivesim.data.augment import AugmentConfig
 from drivesim.diffusion.schedule import ScheduleConfig
-from drivesim.diffusion.tasks import Frames, Interpolate, Predict, Upsample
+from drivesim.diffusion.tasks import Frames, Interpolate, Predict
+from drivesim.diffusion.upsample import Upsample
 from drivesim.generation.samplers import SamplerConfig
 from drivesim.models.autoencoder import AutoencoderConfig
+from drivesim.models.backbone import Backbone
 from drivesim.models.denoiser import DenoiserConfig
 from drivesim.models.inflation import TemporalConfig
+from drivesim.models.upscaler import UpsamplerConfig
+from drivesim.models.video_decoder import VideoDecoderConfig
 
 
 @dataclass
@@ -43,8 +48,15 @@ class StageConfig:
     weight_decay: float = 0.01
     ema_decay: float = 0.995
     accumulate: int = 1
-    adversarial: float = 0.0  # autoencoder and decoder: weight of the patch discriminator
-    kl: float = 1e-6  # kl autoencoder only
+    # Autoencoder and decoder alone:
+    reconstruction: str = "flicker"  # l1, l2, or l2 of pixels and, in video, of their change from frame to frame
+    perceptual: str = ""  # stlpips, or a safetensors file of VGG-16 for LPIPS; empty: none (models/perceptual.py)
+    perceptual_weight: float = 1.0
+    adversarial: float = 0.0  # weight of the patch discriminator, of video in the decoder, else of pictures
+    image_adversarial: float = 0.0  # decoder: weight of one of pictures beside it, which the paper found worse
+    adversarial_start: int = 0  # steps before discriminators begin
+    discriminator_width: int = 32  # channels of their first layer; latent diffusion has 64
+    kl: float = 1e-6  # kl autoencoder: weight of the divergence of latents, against the summed error of pixels
     train_image: bool = False  # a temporal stage: the image layers are trained too, the paper's "end to end"
     checkpointing: bool = False  # activations are computed again in the backward pass: less memory, a third more time
     augment: AugmentConfig = field(default_factory=AugmentConfig)
@@ -66,8 +78,9 @@ class ExperimentConfig:
     data: DataConfig = field(default_factory=DataConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
+    decoder: VideoDecoderConfig = field(default_factory=VideoDecoderConfig)  # its temporal layers
     denoiser: DenoiserConfig = field(default_factory=DenoiserConfig)
-    upsampler: DenoiserConfig = field(default_factory=DenoiserConfig)
+    upsampler: UpsamplerConfig = field(default_factory=UpsamplerConfig)
     temporal: TemporalConfig = field(default_factory=TemporalConfig)  # of keyframes, interpolation and upsampler
     image: Frames = field(default_factory=Frames)
     predict: Predict = field(default_factory=Predict)
@@ -77,3 +90,10 @@ class ExperimentConfig:
     sampler: SamplerConfig = field(
         default_factory=SamplerConfig
     )  # what the bundle is sampled with unless told otherwise
+
+    def resolved(self) -> "ExperimentConfig":
+        """With what a pretrained backbone decides: its layout and its noise schedule. raises UserError if it is none"""
+        if not self.denoiser.pretrained:
+            return self
+        schedule = Backbone(Path(self.denoiser.pretrained)).schedule(self.schedule)
+        return replace(self, denoiser=self.denoiser.resolved(), schedule=schedule)

@@ -8,20 +8,26 @@ from torch import Tensor
 
 from drivesim.clip import to_uint8
 from drivesim.data.windows import Batch
-from drivesim.models.autoencoder import Autoencoder, KLAutoencoder
-from drivesim.models.discriminator import VideoDiscriminator, adaptive_weight, discriminator_loss, generator_loss
+from drivesim.diffusion.draws import Generator, Streams
+from drivesim.errors import UserError
+from drivesim.models.autoencoder import Autoencoder
+from drivesim.models.discriminator import Critics
+from drivesim.models.perceptual import perceptual_distance
 from drivesim.training.experiment import StageConfig
-from drivesim.training.latent import step_generator
 
+RECONSTRUCTIONS = ("flicker", "l1", "l2")
+LEAST = 32  # pixels, each way, that leave something to every layer of the networks that judge pictures
 SIZES = (1, 2, 4)  # pixels, each way, that the error of video is measured over
 
 
 class AutoencoderTraining(pl.LightningModule):
-    """Reconstruction, and a patch discriminator of 3D convolutions where its weight is not 0.
+    """The recipe of latent diffusion (Rombach et al. 2022, appendix G): error of pixels, perceptual distance if wanted,
+    and from `stage.adversarial_start` on patch discriminators, each balanced by its gradient.
 
-    video=False  frames by themselves, encoder and decoder are trained
+    video=False  frames by themselves, encoder and decoder are trained, the encoder's latents held near unit size
     video=True   windows; the encoder and the image decoder are frozen, the decoder's temporal layers are trained
-                 (paper, section 3.1.1), the difference between consecutive frames counts too: it is what flickers
+                 (paper, section 3.1.1) against a discriminator of video, with one of pictures beside it if
+                 `stage.image_adversarial` (the paper's ablation)
     """
 
     def __init__(
@@ -30,52 +36,57 @@ class AutoencoderTraining(pl.LightningModule):
         super().__init__()
         self.autoencoder, self.stage, self.video, self.validation = autoencoder, stage, video, validation
         self.seed = seed
-        self.discriminator = VideoDiscriminator() if stage.adversarial else None
+        trained = any(p.requires_grad for p in autoencoder.parameters())
+        critics = (stage.adversarial, stage.image_adversarial) if video else (0.0, stage.adversarial)
+        self.discriminator = Critics(*critics, stage.discriminator_width) if trained and any(critics) else None
+        self.perceptual = perceptual_distance(stage.perceptual) if trained and stage.perceptual else None
         self.automatic_optimization = False
+        if stage.checkpointing:
+            autoencoder.enable_checkpointing()
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         optimizers = self.optimizers()
         generator, critic = optimizers if isinstance(optimizers, list) else (optimizers, None)
         x = batch.x
-        rebuilt, penalty = self.reconstruct(x, step_generator(self, self.seed, batch_idx))
-        error = reconstruction_error(rebuilt, x)
+        rebuilt, penalty = self.reconstruct(x, Streams(self.seed, batch.numbers))
+        error = self.error(rebuilt, x)
         loss = error + penalty
-        if self.discriminator is not None:
-            realism = generator_loss(self.discriminator(_time_first(rebuilt)))
-            weight = adaptive_weight(error, realism, self.autoencoder.last_weight()) if error.requires_grad else 1.0
-            loss = loss + self.stage.adversarial * weight * realism
+        critics = self.discriminator if self.global_step >= self.stage.adversarial_start else None
+        if critics is not None:
+            loss = loss + critics.realism(rebuilt, error, self.autoencoder.last_weight())
         generator.zero_grad()
         self.manual_backward(loss)
-        torch.nn.utils.clip_grad_norm_([p for p in self.autoencoder.parameters() if p.requires_grad], 1.0)
+        trained = [p for p in self.autoencoder.parameters() if p.requires_grad]
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
         generator.step()
-        self.log("loss", error.detach())
-        if critic is not None and self.discriminator is not None:
-            loss = discriminator_loss(
-                self.discriminator(_time_first(x)), self.discriminator(_time_first(rebuilt.detach()))
-            )
+        psnr = -10 * torch.log10(F.mse_loss(rebuilt.detach(), x) / 4)
+        self.log_dict({"loss": error.detach(), "psnr": psnr}, sync_dist=True)
+        if critics is not None and critic is not None:
+            loss = critics.loss(x, rebuilt)
             critic.zero_grad()
             self.manual_backward(loss)
             critic.optimizer.step()  # not through Lightning, which would count it as a second training step
-            self.log("loss_discriminator", loss.detach())
+            self.log("loss_discriminator", loss.detach(), sync_dist=True)
 
-    def reconstruct(self, x: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        """[B, T, 3, H, W] -> its reconstruction and the penalty on its latents; a KL autoencoder samples its latents
-        where there is a generator."""
+    def error(self, rebuilt: Tensor, x: Tensor) -> Tensor:
+        """What a reconstruction [B, T, 3, H, W] is worth by itself, without discriminators."""
+        error = reconstruction_error(rebuilt, x, self.stage.reconstruction)
+        if self.perceptual is not None:
+            distance = self.perceptual.between(rebuilt.flatten(0, 1), x.flatten(0, 1)).mean()
+            error = error + self.stage.perceptual_weight * distance
+        return error
+
+    def reconstruct(self, x: Tensor, generator: Generator | None = None) -> tuple[Tensor, Tensor]:
+        """[B, T, 3, H, W] -> its reconstruction and the penalty on its latents; where there is a generator the encoder
+        is trained, and a KL autoencoder samples its latents."""
         b, t = x.shape[:2]
         frames = x.flatten(0, 1).contiguous(memory_format=torch.channels_last)
         penalty = x.new_zeros(())
-        if self.video:
+        if self.video or generator is None:
             with torch.no_grad():
                 latents = self.autoencoder.encode(frames)
-        elif isinstance(self.autoencoder, KLAutoencoder) and generator is not None:
-            posterior = self.autoencoder.moments(frames)
-            latents, penalty = (
-                posterior.sample(generator) * self.autoencoder.scale,
-                self.stage.kl * posterior.kl().mean(),
-            )
         else:
-            latents = self.autoencoder.encode(frames)
-            penalty = 1e-2 * (latents.square().mean() - 1).square()  # latents keep unit size, which diffusion counts on
+            latents, penalty = self.autoencoder.training_latents(frames, generator, self.stage.kl)
         return self.autoencoder.decode(latents, t if self.video else 1).unflatten(0, (b, t)).float(), penalty
 
     def on_fit_end(self) -> None:
@@ -101,6 +112,8 @@ class AutoencoderTraining(pl.LightningModule):
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         rates = dict(lr=self.stage.lr, weight_decay=self.stage.weight_decay, betas=(0.9, 0.99), fused=True)
         trained = [p for p in self.autoencoder.parameters() if p.requires_grad]
+        if not trained:  # a pretrained autoencoder that is taken as it is
+            return []
         optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(trained, **rates)]  # type: ignore[arg-type]
         if self.discriminator is not None:
             optimizers.append(torch.optim.AdamW(self.discriminator.parameters(), **{**rates, "betas": (0.5, 0.99)}))  # type: ignore
@@ -111,18 +124,39 @@ class AutoencoderTraining(pl.LightningModule):
         return (self.autoencoder.temporal if self.video else self.autoencoder).state_dict()  # type: ignore[union-attr]
 
 
-def reconstruction_error(rebuilt: Tensor, x: Tensor) -> Tensor:
-    """Squared error of pixels; of video [B, T, 3, H, W] also of their change from frame to frame, and both again at a
-    half and at a quarter of the size, weighed so that every size counts alike: what flickers there is seen first."""
-    if x.shape[1] == 1:
+def check_recipe(name: str, stage: StageConfig, size: int) -> None:
+    """raises UserError for a recipe that stage `name` cannot follow on pictures of `size` pixels each way, or more"""
+    where = f"config.stages.{name}"
+    if stage.reconstruction not in RECONSTRUCTIONS:
+        known = ", ".join(RECONSTRUCTIONS)
+        raise UserError(f"{where}.reconstruction is {stage.reconstruction!r}, expected one of {known}")
+    if stage.image_adversarial and name != "decoder":
+        raise UserError(f"{where}.image_adversarial is for the decoder; {where}.adversarial judges pictures here")
+    for option in ("adversarial", "image_adversarial", "adversarial_start", "perceptual_weight", "kl"):
+        if (found := getattr(stage, option)) < 0:
+            raise UserError(f"{where}.{option} is {found}, expected 0 or more")
+    if stage.discriminator_width < 1:
+        raise UserError(f"{where}.discriminator_width is {stage.discriminator_width}, expected 1 or more")
+    if stage.perceptual:
+        perceptual_distance(stage.perceptual)
+    picture = stage.adversarial if name == "autoencoder" else stage.image_adversarial
+    if (stage.perceptual or picture) and size < LEAST:
+        raise UserError(f"{where}: perceptual and picture discriminators need {LEAST} pixels each way, found {size}")
+
+
+def reconstruction_error(rebuilt: Tensor, x: Tensor, kind: str = "flicker") -> Tensor:
+    """Error of [B, T, 3, H, W] in [-1, 1], a mean over pixel values.
+
+    l1, l2   absolute, squared
+    flicker  of frames by themselves l2; of video also of the change from frame to frame, and both again at a half and
+             at a quarter of the size, weighed so that every size counts alike: what flickers there is seen first
+    """
+    if kind == "l1":
+        return F.l1_loss(rebuilt, x)
+    if kind == "l2" or x.shape[1] == 1:
         return F.mse_loss(rebuilt, x)
     wrong, error = rebuilt - x, x.new_zeros(())
     for size in SIZES:
         coarse = F.avg_pool2d(wrong.flatten(0, 1), size).unflatten(0, wrong.shape[:2])
         error = error + size**2 / len(SIZES) * (coarse.square().mean() + coarse.diff(dim=1).square().mean())
     return error
-
-
-def _time_first(x: Tensor) -> Tensor:
-    """[B, T, 3, H, W] -> [B, 3, T, H, W]; frames by themselves become clips of one frame."""
-    return x.transpose(1, 2)
