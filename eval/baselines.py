@@ -61,7 +61,8 @@ def continuation_sets(
     real                 what really happened
     ours                 keyframes and interpolation
     frozen_start         the start frame held still
-    driven_start         the start frame moved by the mean flow of driving, as far as the car drives
+    driven_start         the start frame moved by the mean flow of driving, as far as the car drives; where keyframes
+                         are told of it (`temporal.carry`)
     carried_start        where keyframes are told more (`temporal.motion=tracks`): the start frame moved just as for
                          them, which is all that is known without a network
     image_ldm_per_frame  every frame by itself from the image LDM, same boxes
@@ -76,12 +77,12 @@ def continuation_sets(
         "real": lambda case: iter(case.video),
         "ours": lambda case: continued(pipeline, case, frames),
         "frozen_start": lambda case: iter(case.video[:1].expand(frames, -1, -1, -1)),
-        "driven_start": lambda case: _driven(pipeline, case, frames),
+        **({"driven_start": lambda case: _driven(pipeline, case, frames)} if pipeline.keyframes.carries else {}),
         "image_ldm_per_frame": lambda case: per_frame(pipeline, case, frames),
         "cross_fade": lambda case: _cross_fade(pipeline, case, frames),
         "autoencoder": lambda case: rebuilt(pipeline, case),
     }
-    if pipeline.keyframes.temporal.config.motion != "mean":  # type: ignore[union-attr]
+    if pipeline.keyframes.carries and pipeline.keyframes.temporal.config.motion != "mean":  # type: ignore[union-attr]
         makers["carried_start"] = lambda case: _carried(pipeline, case, frames)
     for i in range(1, seeds):
         for name, make in (("ours", continued), ("image_ldm_per_frame", per_frame)):
@@ -197,9 +198,8 @@ def _driven(pipeline: DrivingPipeline, case: Case, frames: int) -> Frames:
 
 def _carried(pipeline: DrivingPipeline, case: Case, frames: int) -> Frames:
     layout = pipeline.layout_at(case.layout)(torch.arange(frames) * pipeline.interpolate.factor)
-    assert pipeline.keyframes.temporal is not None
     for i in range(frames):
-        yield pipeline.keyframes.temporal.move(case.video[:1], layout[:1], layout[i : i + 1])[0][0]
+        yield pipeline.keyframes.move(case.video[:1], layout[:1], layout[i : i + 1])[0][0]
 
 
 def per_frame(pipeline: DrivingPipeline, case: Case, frames: int) -> Frames:

@@ -12,7 +12,8 @@ from drivesim.clip import Layout
 from drivesim.diffusion.tasks import FAR_M, FLAGS
 from drivesim.models.denoiser import Context, Denoiser, DenoiserConfig
 from drivesim.models.inflation import TemporalConfig
-from drivesim.models.motion import SceneFlow
+from drivesim.models.motion import Move, SceneFlow
+from drivesim.models.tracks import mover
 
 MOTION = 2  # planes of the ego motion: metres and radians from the first frame of the window
 NAMES = (OURS, *(peer.name for peer in PEERS))
@@ -33,7 +34,7 @@ class PeerDenoiser(Denoiser):
         super().__init__(config)
         del self.unet
         self.architecture, self.ports, self.widths, self.carried = architecture, ports, widths, carried
-        self.scene = SceneFlow()
+        self.scene, self.motion = SceneFlow(), TemporalConfig().motion
         self.network = guard(architecture.image(ports, widths))
 
     def inflate(
@@ -42,9 +43,10 @@ class PeerDenoiser(Denoiser):
         """Become the video network that starts from the image network trained so far. What lies beside the latents
         from now on, and was zero before, counts for nothing at first, or it would be noise.
 
-        temporal  is of no meaning here: the layers are the published ones
+        temporal  of which the motion alone counts: the layers are the published ones
         freeze    train the temporal layers alone, and the input convolution, which has to learn what is new there
         """
+        self.motion = (temporal or TemporalConfig()).motion
         with torch.no_grad():
             self.network.get_parameter("conv_in.weight")[:, -context_channels:] = 0
         self.network = guard(self.architecture.video(self.network, self.ports, self.widths))
@@ -60,6 +62,10 @@ class PeerDenoiser(Denoiser):
     @property
     def flow(self) -> SceneFlow:
         return self.scene
+
+    @property
+    def move(self) -> Move:
+        return mover(self.scene, self.motion)
 
     def carry(self, latents: Tensor, mask: Tensor, layout: Layout) -> Tensor:
         if self.carried:

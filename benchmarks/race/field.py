@@ -4,6 +4,8 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
+import torch
+
 from drivesim.bundle import Bundle
 from drivesim.data.store import ClipStore
 from drivesim.data.windows import Batch, WindowDataset, WindowSpec, collate
@@ -15,7 +17,7 @@ from drivesim.models.denoiser import Denoiser
 from drivesim.training.experiment import ExperimentConfig, StageConfig
 from drivesim.training.grids import LatentGrid
 from drivesim.training.latent import LatentVideoDiffusion
-from drivesim.training.stages import Workspace
+from drivesim.training.stages import Workspace, inflate
 
 VALIDATION_BATCH = 4  # held-out windows at once, whatever a contender trains with
 
@@ -84,10 +86,8 @@ class Field:
         task = self.experiment.predict
         stage = replace(self.experiment.stages.keyframes, lr=rate, train_image=not freeze)
         channels = self.experiment.denoiser.channels + task.context_channels
-        denoiser.inflate(channels, replace(self.experiment.temporal, frames=task.frames), freeze=freeze)
-        denoiser.carry_by(self.autoencoder)
-        if denoiser.temporal is not None and denoiser.carries:
-            denoiser.flow.load_state_dict(self.work.flow.state_dict())
+        torch.manual_seed(self.seed)  # of the temporal layers' first weights
+        inflate(self.work, stage, denoiser, channels, task.frames)
         return self._module(denoiser, task, stage, self._video_validation)
 
     @cached_property

@@ -15,8 +15,9 @@ from drivesim.models.conditions import USUAL
 from drivesim.models.cpu import speed_up
 from drivesim.models.filters import EdgeFilters
 from drivesim.models.inflation import TemporalConfig, TemporalLayers, temporal_sites
-from drivesim.models.motion import Carrier, SceneFlow
+from drivesim.models.motion import Carrier, Move, SceneFlow
 from drivesim.models.prior import GaussianPrior
+from drivesim.models.tracks import mover
 
 
 @dataclass
@@ -169,8 +170,7 @@ class Denoiser(nn.Module):
     def carry_by(self, autoencoder) -> "Denoiser":
         """Name the autoencoder by which known frames are carried to where driving brings them; see `carry`."""
         if self.carries:
-            assert self.temporal is not None
-            self._carrier = [Carrier(autoencoder, self.temporal.move)]
+            self._carrier = [Carrier(autoencoder, self.move)]
         return self
 
     @property
@@ -179,6 +179,12 @@ class Denoiser(nn.Module):
         assert self.temporal is not None
         assert self.temporal.flow is not None
         return self.temporal.flow
+
+    @property
+    def move(self) -> Move:
+        """Pictures of one moment as they look at another, by what the layouts of both say."""
+        assert self.temporal is not None
+        return mover(self.flow, self.temporal.config.motion)
 
     def carry(self, latents: Tensor, mask: Tensor, layout: Layout) -> Tensor:
         """Unknown frames filled from known ones, or with nothing (`TemporalConfig.carry`), [B, T, C, h, w]; mask [B, T]

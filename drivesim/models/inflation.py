@@ -16,11 +16,9 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from drivesim.clip import Layout
 from drivesim.errors import UserError
 from drivesim.models.motion import SceneFlow
 from drivesim.models.temporal import Run, TemporalAttention, TemporalConv, TemporalHead, TemporalTransformer
-from drivesim.models.tracks import TrackedFlow
 
 Site = tuple[str, nn.Module, int, str]  # name, spatial layer, its channels, kind of what follows: KINDS
 KINDS = ("conv", "attention", "head")
@@ -171,12 +169,6 @@ class TemporalLayers(nn.Module):
         """A forward hook for the network's embedding of the noise level."""
         if self._run is not None:
             self._run.embedding = output
-
-    def move(self, pictures: Tensor, source: Layout, target: Layout) -> tuple[Tensor, Tensor]:
-        """Pictures of the moments `source` as they look at the moments `target`; as `SceneFlow.move`."""
-        assert self.flow is not None
-        by = TrackedFlow(self.flow) if self.config.motion == "tracks" else self.flow.move
-        return by(pictures, source, target)
 
     def encode(self, context: Tensor) -> dict[tuple[int, int], Tensor]:
         """Context features of known frames [B·T, channels, H, W]; they do not depend on the noise: once a window."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from drivesim.clip import NO_BOX, Layout
-from drivesim.models.motion import SceneFlow, centres, look
+from drivesim.models.motion import Move, SceneFlow, centres, look
 
 EDGE = 0.995  # a box that touches the edge of the picture may be cut off by it: its corners are no corners of the car
 
@@ -24,6 +24,11 @@ class TrackedFlow:
         travel, heading = target.travel - source.travel, target.heading - source.heading
         place = self.flow.place(travel, heading, *pictures.shape[-2:])
         return look(pictures, follow(place, source, target), mode="bicubic")
+
+
+def mover(flow: SceneFlow, motion: str) -> Move:
+    """What moves pictures from moment to moment; motion: mean or tracks, see `inflation.TemporalConfig`."""
+    return TrackedFlow(flow) if motion == "tracks" else flow.move
 
 
 def follow(place: Tensor, source: Layout, target: Layout) -> Tensor:

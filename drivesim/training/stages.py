@@ -344,9 +344,7 @@ def _latent_run(
         )
     if task.temporal:
         context = channels + task.context_channels if task.context_channels else 0
-        _inflate(work, stage, denoiser, context, specs[0].frames).carry_by(work.autoencoder)
-        if denoiser.carries:
-            denoiser.flow.load_state_dict(work.flow.state_dict())
+        inflate(work, stage, denoiser, context, specs[0].frames)
     mirrored = work.mirrored_latents if stage.augment.flip else None
     data, validation = work.data(work.latents, specs, stage, mirrored=mirrored)
     grid = LatentGrid(
@@ -368,15 +366,18 @@ def _upsample_run(
     specs = work.specs["upsample_temporal" if task.temporal else "upsample"]
     data, validation = work.data(work.patches(), specs, stage, work.experiment.data.workers)
     if task.temporal:
-        _inflate(work, stage, denoiser, 0, stage.frames)
+        inflate(work, stage, denoiser, 0, stage.frames)
     else:
         task = replace(task, residual_std=work.residual_std(task, denoiser, validation))
     grid = UpsampleGrid(validation[0], schedule, task, work.experiment.sampler)
     return _diffusion_run(work, stage, denoiser, task, data, validation, grid, schedule)
 
 
-def _inflate(work: Workspace, stage: StageConfig, denoiser: Denoiser, context: int, frames: int) -> Denoiser:
-    return denoiser.inflate(context, replace(work.experiment.temporal, frames=frames), freeze=not stage.train_image)
+def inflate(work: Workspace, stage: StageConfig, denoiser: Denoiser, context: int, frames: int) -> None:
+    """Put temporal layers in, which know how the picture moves with the car where they carry known frames."""
+    denoiser.inflate(context, replace(work.experiment.temporal, frames=frames), freeze=not stage.train_image)
+    if denoiser.carries:
+        denoiser.carry_by(work.autoencoder).flow.load_state_dict(work.flow.state_dict())
 
 
 def _diffusion_run(
