@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import re
 import time
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -63,6 +64,13 @@ def probe() -> Machine:
     faster = half < 0.9 * timed[threads] if asked is None else asked == "bf16"
     fp32 = ", ".join(f"{1e3 * seconds:.1f} ms in fp32 with {count} threads" for count, seconds in timed.items())
     return Machine("cpu", faster, threads, f"convolution {fp32}, {1e3 * half:.1f} ms in bf16")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """CUDA says so by type, a CPU by the words of torch's allocator."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and bool(re.search(r"not enough memory|can't allocate memory", str(error)))
 
 
 def return_freed_memory() -> None:

@@ -22,6 +22,16 @@ PREDICTIONS = ("v", "epsilon")
 WEIGHTINGS = ("velocity", "epsilon", "latents", "min_snr")
 
 
+def read_betas(values: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a ScheduleConfig that a scheduler_config.json of diffusers tells, with its defaults."""
+    return {
+        "beta": values.get("beta_schedule", "linear"),
+        "beta_start": values.get("beta_start", 1e-4),
+        "beta_end": values.get("beta_end", 0.02),
+        "zero_snr": values.get("rescale_betas_zero_snr", False),
+    }
+
+
 @dataclass
 class ScheduleConfig:
     """A variance-preserving process of 1000 timesteps.

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from drivesim.errors import UserError
-from drivesim.machine import probe
+from drivesim.machine import is_out_of_memory, probe
 
 
 @contextmanager
@@ -55,8 +55,7 @@ def telling_what_fits(what: str, *advice: str) -> Iterator[None]:
     """
     try:
         yield
-    except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError, a CPU's has no class
-        full = isinstance(error, MemoryError | torch.OutOfMemoryError) or "not enough memory" in str(error)
-        if not full:
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
             raise
         raise UserError(f"out of memory {what}; try {', '.join(advice)}") from error

@@ -33,6 +33,7 @@ from drivesim.models.inflation import TemporalConfig
 from drivesim.models.lora import check_lora, merge_lora
 from drivesim.models.text import TextEncoder
 from drivesim.models.text_denoiser import Reader, TextDenoiser
+from drivesim.models.upscaler import UpsamplerConfig
 from drivesim.training.stages import load_autoencoder, load_denoiser, load_text
 
 FULL = 0.8  # of the memory: with so much of weights, saving elsewhere makes no room
@@ -201,6 +202,10 @@ class TextToVideo:
         raises     UserError for frames as `keys_of`, or when memory runs out, with what would help
         """
         keys = self.keys_of(frames)
+        if upsampler == "diffusion":
+            with torch.device("meta"):  # its shapes alone, so that a mistake is told before anything is made
+                network = self.bundle.value("upsample", "model", UpsamplerConfig).build()
+            check_upsampling(network, self.upsample, self.height, self.width, self.config)
         return islice(self._stream(prompt, keys, seed, upsampler), frames)
 
     def keyframes(self, prompt: str, count: int, seed: int) -> Tensor:
@@ -240,7 +245,6 @@ class TextToVideo:
                 )  # fmt: skip
             low = cascade.decode(autoencoder, frames)
             if upsampler == "diffusion":
-                check_upsampling(upsamplers[0], self.upsample, self.height, self.width, self.config)
                 schedule = self.bundle.value("upsample", "schedule", ScheduleConfig)
                 low = cascade.upsample(upsamplers[0], schedule, self.upsample, low, seed, self.config)
             elif upsampler == "bicubic":

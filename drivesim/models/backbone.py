@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from drivesim.bundle import folder_sha256
-from drivesim.diffusion.schedule import BETAS, TIMESTEPS, ScheduleConfig
+from drivesim.diffusion.schedule import BETAS, TIMESTEPS, ScheduleConfig, read_betas
 from drivesim.errors import UserError
 from drivesim.models import vae_folder
 from drivesim.models.lora import merge_lora
@@ -92,9 +92,9 @@ class Backbone:
         where, prediction = f"{self.root}/scheduler", found.get("prediction_type", "epsilon")
         if prediction not in PREDICTIONS:
             raise UserError(f"{where} predicts {prediction}, expected one of {', '.join(PREDICTIONS)}")
-        beta, steps = found.get("beta_schedule", "linear"), found.get("num_train_timesteps", TIMESTEPS)
-        if beta not in BETAS.values() or found.get("trained_betas") or steps != TIMESTEPS:
-            own = " of its own" if found.get("trained_betas") else f" {beta}"
+        betas, steps = read_betas(found), found.get("num_train_timesteps", TIMESTEPS)
+        if betas["beta"] not in BETAS.values() or found.get("trained_betas") or steps != TIMESTEPS:
+            own = " of its own" if found.get("trained_betas") else f" {betas['beta']}"
             raise UserError(
                 f"{where} has {steps} timesteps and betas{own}, expected {TIMESTEPS} and one of "
                 f"{', '.join(sorted(set(BETAS.values())))}"
@@ -102,10 +102,7 @@ class Backbone:
         plain = "epsilon" if PREDICTIONS[prediction] == "epsilon" else "velocity"
         return replace(
             config,
-            beta=beta,
-            beta_start=found.get("beta_start", 1e-4),
-            beta_end=found.get("beta_end", 0.02),
-            zero_snr=found.get("rescale_betas_zero_snr", False),
+            **betas,
             prediction=PREDICTIONS[prediction],
             weighting="min_snr" if config.weighting == "min_snr" else plain,
         ).check()

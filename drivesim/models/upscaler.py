@@ -15,10 +15,9 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor
 
 from drivesim.config import option
-from drivesim.diffusion.schedule import TIMESTEPS, ScheduleConfig
+from drivesim.diffusion.schedule import TIMESTEPS, ScheduleConfig, read_betas
 from drivesim.errors import UserError
 from drivesim.models.codec import Codec
-from drivesim.models.cpu import speed_up
 from drivesim.models.denoiser import Denoiser, DenoiserConfig
 
 PIPELINE = "StableDiffusionUpscalePipeline"
@@ -35,19 +34,11 @@ class UpsamplerConfig(DenoiserConfig):
     pretrained: str = option("", "folder of a StableDiffusionUpscalePipeline; empty: a network on pixels, from scratch")
     prompt: str = option("", "what a pretrained upscaler is asked for, always the same")
     negative_prompt: str = option("", "what upsample_guidance leads away from")
-    unet: dict[str, Any] = field(default_factory=dict)
     vae: dict[str, Any] = field(default_factory=dict)
     prompt_tokens: int = 0
 
     def build(self) -> Denoiser:
         return Upscaler(self.resolved()) if self.pretrained else Denoiser(self)
-
-    def build_unet(self) -> UNet2DConditionModel:
-        if not self.unet:
-            return super().build_unet()
-        unet = UNet2DConditionModel.from_config(self.unet)
-        speed_up(unet)
-        return unet
 
     def resolved(self) -> "UpsamplerConfig":
         """With the parts that are described in the folder. raises UserError if it is no such folder"""
@@ -151,12 +142,7 @@ def _resolve(config: UpsamplerConfig) -> UpsamplerConfig:
 def _schedule(values: dict[str, Any], folder: Path) -> ScheduleConfig:
     if (steps := values.get("num_train_timesteps", TIMESTEPS)) != TIMESTEPS or values.get("trained_betas"):
         raise UserError(f"{folder}: a schedule of {steps} timesteps or betas of its own, expected {TIMESTEPS} by name")
-    return ScheduleConfig(
-        beta=values.get("beta_schedule", "linear"),
-        beta_start=values.get("beta_start", 1e-4),
-        beta_end=values.get("beta_end", 0.02),
-        zero_snr=values.get("rescale_betas_zero_snr", False),
-    )
+    return ScheduleConfig(**read_betas(values))
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -81,14 +81,15 @@ def _check(config: PlanConfig) -> PlanConfig:
 def _plans(config: PlanConfig, work: PlanWorkspace) -> Iterator[StagePlan]:
     """Of the stages up to the one asked for, which may be built on those before it."""
     names = list(STAGES)[: list(STAGES).index(config.stage) + 1] if config.stage != "all" else list(STAGES)
-    for name in tqdm(names, desc="planned", unit="stage", leave=False):
-        if name == "image" and work.words is not None:
-            continue  # taken as it is
-        if getattr(config.config.stages, name).max_steps == 0:
-            build(work, name, checkpointing=False)
-            if not config.backbone:
-                continue
-        yield plan(work, name)
+    with tqdm(names, desc="planned", unit="stage", leave=False) as bar:  # closed before a mistake is told
+        for name in bar:
+            if name == "image" and work.words is not None:
+                continue  # taken as it is
+            if getattr(config.config.stages, name).max_steps == 0:
+                build(work, name, checkpointing=False)
+                if not config.backbone:
+                    continue
+            yield plan(work, name)
 
 
 def _beside_reported(name: str, work: PlanWorkspace, made: list[StagePlan]) -> list[str]:

@@ -3,8 +3,6 @@
 A plan runs the very builders and steps that train (training/stages.py), so what is planned is what will be trained.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -114,18 +112,11 @@ class PlanWorkspace(Workspace):
         return Batch(x, Layout.stack([layout] * size).to(META), torch.zeros(size), numbers=list(range(size)))
 
 
-@contextmanager
-def without_memory() -> Iterator[None]:
-    """What is built lies on the meta device."""
-    with META:
-        yield
-
-
 def build(work: PlanWorkspace, name: str, checkpointing: bool) -> StageRun:
     """A stage as training builds it. raises UserError for sizes that describe no network"""
     stage = replace(getattr(work.experiment.stages, name), checkpointing=checkpointing)
     try:
-        with without_memory():
+        with META:
             run = STAGES[name](work, stage)
     except (ArithmeticError, AssertionError, LookupError, RuntimeError, ValueError) as error:
         raise UserError(f"stage {name} describes no network: {str(error).splitlines()[0]}") from error

@@ -1,6 +1,5 @@
 """What can go wrong while a stage trains, told in one line that says what to change."""
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -74,13 +73,6 @@ def require_finite_weights(module: torch.nn.Module, stage: str) -> None:
     for name, weight in module.named_parameters():
         if weight.requires_grad and not bool(torch.isfinite(weight).all()):
             raise UserError(f"{stage}: {name} is not finite; lower config.stages.{stage}.lr and run again")
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """CUDA says so by type, a CPU by the words of torch's allocator."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and bool(re.search(r"not enough memory|can't allocate memory", str(error)))
 
 
 def out_of_memory(name: str, stage: StageConfig, error: BaseException, devices: int, strategy: str) -> UserError:

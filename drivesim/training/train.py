@@ -22,11 +22,11 @@ from drivesim.data.balance import check_tag
 from drivesim.data.store import ClipStore
 from drivesim.diffusion.tasks import Frames
 from drivesim.errors import UserError
-from drivesim.machine import PRECISION, describe, probe
+from drivesim.machine import PRECISION, describe, is_out_of_memory, probe
 from drivesim.models.conditions import check_known
 from drivesim.training.callbacks import AveragedWeights, Budget, Checkpoints, SampleGrid, WholeCheckpoints
 from drivesim.training.experiment import ExperimentConfig, StageConfig
-from drivesim.training.failures import FREE, Finite, flat, is_out_of_memory, out_of_memory, require_finite_weights
+from drivesim.training.failures import FREE, Finite, flat, out_of_memory, require_finite_weights
 from drivesim.training.latent import LatentVideoDiffusion
 from drivesim.training.pixels import check_recipe
 from drivesim.training.sharding import Sharded, is_sharded, whole
