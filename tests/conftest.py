@@ -16,6 +16,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from data_prep.source import Box, Frame, RawClip
 from data_prep.writer import merge, write_clip
 from drivesim.data.store import ClipStore
+from drivesim.machine import PRECISION, probe
 
 HEIGHT, WIDTH = 64, 128
 
@@ -24,6 +25,15 @@ HEIGHT, WIDTH = 64, 128
 def one_thread() -> None:
     """Tiny operations on a busy machine wait for their slowest thread."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def fp32(monkeypatch):
+    """Sums of bfloat16 in another order differ visibly."""
+    monkeypatch.setenv(PRECISION, "fp32")
+    probe.cache_clear()
+    yield
+    probe.cache_clear()
 
 
 def drive(seed: int, count: int, boxes: bool) -> Iterator[Frame]:
@@ -72,12 +82,9 @@ def upscaler_folder(tmp_path_factory) -> Path:
         StableDiffusionUpscalePipeline,
         UNet2DConditionModel,
     )
-    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-    folder, letters = tmp_path_factory.mktemp("upscaler"), [chr(97 + i) for i in range(26)]
-    words = [*letters, *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
-    (folder / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}))
-    (folder / "merges.txt").write_text("#version: 0.2\n")
+    folder = tmp_path_factory.mktemp("upscaler")
+    save_tokenizer(folder / "tokenizer", 16)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         pipe = StableDiffusionUpscalePipeline(
@@ -101,20 +108,8 @@ def upscaler_folder(tmp_path_factory) -> Path:
                 norm_num_groups=4,
                 scaling_factor=0.08333,
             ),
-            text_encoder=CLIPTextModel(
-                CLIPTextConfig(
-                    vocab_size=60,
-                    hidden_size=24,
-                    intermediate_size=32,
-                    num_hidden_layers=2,
-                    num_attention_heads=2,
-                    max_position_embeddings=16,
-                    bos_token_id=52,
-                    eos_token_id=53,
-                    pad_token_id=53,
-                )
-            ),
-            tokenizer=CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=16),
+            text_encoder=text_encoder(24, 16),
+            tokenizer=CLIPTokenizer.from_pretrained(folder / "tokenizer"),
             low_res_scheduler=DDPMScheduler(beta_schedule="squaredcos_cap_v2"),
             scheduler=DDIMScheduler(
                 beta_start=1e-4, beta_end=0.02, beta_schedule="scaled_linear", prediction_type="v_prediction"
@@ -146,6 +141,22 @@ def save_tokenizer(folder: Path, length: int) -> None:
     (folder / "special_tokens_map.json").write_text(json.dumps(special))
 
 
+def text_encoder(width: int, length: int) -> CLIPTextModel:
+    """A tiny one of random weights, for the words of `save_tokenizer`."""
+    config = CLIPTextConfig(
+        vocab_size=516,
+        hidden_size=width,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=length,
+        bos_token_id=514,
+        eos_token_id=515,
+        pad_token_id=515,
+    )
+    return CLIPTextModel(config)
+
+
 @pytest.fixture(scope="session")
 def make_backbone() -> Callable[..., Path]:
     """make_backbone(folder, version=1, seed=0, widths=(16, 32)): as Stable Diffusion 1 (epsilon) or 2 (v)."""
@@ -170,17 +181,6 @@ def make_backbone() -> Callable[..., Path]:
             norm_num_groups=4,
             scaling_factor=0.18215,
         )
-        text = CLIPTextConfig(
-            vocab_size=516,
-            hidden_size=words,
-            intermediate_size=32,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            max_position_embeddings=length,
-            bos_token_id=514,
-            eos_token_id=515,
-            pad_token_id=515,
-        )
         scheduler = DDIMScheduler(
             beta_start=0.00085,
             beta_end=0.012,
@@ -192,7 +192,8 @@ def make_backbone() -> Callable[..., Path]:
         )
         save_tokenizer(folder / "tokenizer", length)
         model = StableDiffusionPipeline(
-            vae=vae, text_encoder=CLIPTextModel(text), tokenizer=CLIPTokenizer.from_pretrained(folder / "tokenizer"),
+            vae=vae, text_encoder=text_encoder(words, length),
+            tokenizer=CLIPTokenizer.from_pretrained(folder / "tokenizer"),
             unet=unet, scheduler=scheduler, safety_checker=None, feature_extractor=None, requires_safety_checker=False,
         )  # fmt: skip
         model.save_pretrained(folder, **saving)

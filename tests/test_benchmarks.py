@@ -7,6 +7,7 @@ import time
 
 import pytest
 import torch
+from torch.autograd.profiler_util import FunctionEvent
 
 from benchmarks import autoencoder, big_index, throughput
 from benchmarks import denoiser as command
@@ -302,20 +303,21 @@ def test_the_time_of_a_step_is_shared_out_among_all_kinds_of_layers(tmp_path, ca
     assert (tmp_path / "profile.png").stat().st_size > 1000
 
 
-def test_backward_operations_belong_to_the_layer_whose_forward_pass_they_are_of():
+@pytest.mark.parametrize(
+    ("operation", "kind"),
+    [
+        ("aten::convolution_backward", "temporal convolution"),
+        ("aten::native_layer_norm_backward", "temporal attention"),
+    ],
+)
+def test_backward_operations_belong_to_the_layer_whose_forward_pass_they_are_of(monkeypatch, operation, kind):
+    # One operation alone counts, whatever time it takes: a convolution is in one layer only, a layer norm in the other.
+    monkeypatch.setattr(FunctionEvent, "self_cpu_time_total", property(lambda event: float(event.name == operation)))
     conv, attention = TemporalConv(64), TemporalAttention(64)
     run, z = temporal.Run(frames=4, features={}), torch.randn(4, 64, 8, 8)
 
-    def share(train_conv: bool) -> float:
-        conv.requires_grad_(train_conv)
-
-        def step() -> None:
-            attention(conv(z, run), run).square().mean().backward()
-
-        found = profiler.by_kind(step)
-        return found["temporal convolution"] / sum(found.values())
-
-    assert share(train_conv=True) > 1.3 * share(train_conv=False)
+    found = profiler.by_kind(lambda: attention(conv(z, run), run).square().mean().backward())
+    assert found[kind] == sum(found.values()) > 0
 
 
 @pytest.mark.parametrize("word", ["sizes=[8]", "sizes=[6x16]", "mode=sleep", "frames=[]"])

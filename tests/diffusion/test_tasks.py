@@ -196,11 +196,11 @@ def test_conditioning_augmentation_noises_known_frames_by_the_forward_process_an
     assert task.context_channels == 4
     denoiser, windows = CONFIG.build().inflate(8).carry_by(Same()), batch(400, frames)
     diffusion = Diffusion(SCHEDULE)
-    problem = task.pose(windows, denoiser, generator(), diffusion)
+    problem = task.pose(windows, denoiser, generator(1), diffusion)  # whose 400 draws reach both ends
     assert problem.x is windows.x
     seen, mask, told = problem.context[:, 0, :4], problem.context[:, :, 4, 0, 0], problem.context[:, :, 7, 0, 0]
     timestep = (told[:, 0] * 1000).round().long()
-    assert (timestep.min() < 5, timestep.max() > 245, timestep.max() <= 250) == (True, True, True)
+    assert (timestep.min(), timestep.max()) == (0, 250)
     assert abs(timestep.float().mean() - 125) < 4 * 250 / (12 * 400) ** 0.5
     alpha, sigma = diffusion.coefficients(timestep, seen)
     noise = (seen - alpha * windows.x[:, 0]) / sigma

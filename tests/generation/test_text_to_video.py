@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch.testing import assert_close
 
 from drivesim import cli
 from drivesim.bundle import Bundle, folder_sha256
@@ -157,7 +158,7 @@ def style(path):
     return path
 
 
-def test_the_command_takes_another_backbone_a_lora_and_little_memory(trained, make_backbone, tmp_path):
+def test_the_command_takes_another_backbone_a_lora_and_little_memory(trained, make_backbone, tmp_path, fp32):
     other = make_backbone(tmp_path / "dreambooth", seed=8)
     lora = style(tmp_path / "style.safetensors")
     look = Look(str(other), str(lora), 0.5)
@@ -174,7 +175,7 @@ def test_the_command_takes_another_backbone_a_lora_and_little_memory(trained, ma
     with VideoWriter(tmp_path / "b.mp4", 30, 32, 64) as writer:
         for picture in made:
             writer.write(picture)
-    assert np.abs(frames - read(tmp_path / "b.mp4")).mean() < 4  # offloaded layers round differently
+    assert np.abs(frames - read(tmp_path / "b.mp4")).mean() < 2  # offloaded layers round differently
 
 
 @pytest.mark.parametrize(
@@ -210,11 +211,9 @@ def test_a_backbone_of_another_prediction_is_refused(trained, make_backbone, tmp
 
 
 @pytest.mark.parametrize("kind", ["disk", "cpu"])
-def test_offloaded_weights_make_the_same_video(kind, trained):
+def test_offloaded_weights_make_the_same_video(kind, trained, fp32):
     made = video(trained, memory=Memory(offload=kind)).float()
-    apart = (made - video(trained).float()).abs()  # a layer's memory format may change its rounding, half a bit of bf16
-    assert apart.max() < 16
-    assert (apart > 3).float().mean() < 0.01
+    assert_close(made, video(trained).float(), atol=3, rtol=0)  # a layer's memory format may change its rounding
 
 
 def test_with_offload_disk_no_weight_stays_in_memory(trained):

@@ -38,13 +38,7 @@ cli.main(sys.argv[1:])
 """
 
 
-@pytest.fixture(autouse=True)
-def fp32(monkeypatch):
-    """Sums of bfloat16 in another order differ visibly."""
-    monkeypatch.setenv(PRECISION, "fp32")
-    probe.cache_clear()
-    yield
-    probe.cache_clear()
+pytestmark = pytest.mark.usefixtures("fp32")
 
 
 class Keyframes:

@@ -10,10 +10,11 @@ import torch
 from drivesim import cli
 from drivesim.data.windows import WindowDataset
 from drivesim.errors import UserError
+from drivesim.machine import is_out_of_memory
 from drivesim.training import train
 from drivesim.training.callbacks import Checkpoints
 from drivesim.training.experiment import StageConfig
-from drivesim.training.failures import is_out_of_memory, out_of_memory, require_finite_weights, require_same
+from drivesim.training.failures import out_of_memory, require_finite_weights, require_same
 from drivesim.training.latent import LatentVideoDiffusion
 
 
