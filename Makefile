@@ -6,7 +6,7 @@ BUDGET ?=
 DATA   ?=
 BIN    := $(VENV)/bin
 
-.PHONY: help setup demo test lint bench clean
+.PHONY: help setup demo test lint bench race ablations clean
 
 help: ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -31,6 +31,12 @@ lint: setup ## style and types
 
 bench: setup ## our denoiser against diffusers' video U-Nets, paired
 	@$(BIN)/python -m benchmarks.denoiser
+
+race: setup ## time to quality against diffusers' video U-Nets, hours: [BUNDLE=trained bundle] [DATA=its clip store]
+	@$(BIN)/python -m benchmarks.time_to_quality bundle='$(or $(BUNDLE),$(OUT)/bundle)' data='$(or $(DATA),$(OUT)/data)'
+
+ablations: setup ## the paper's ablations, trained at equal budgets and judged alike: [BUDGET=minutes of training, 60] [OUT=folder]
+	@$(BIN)/python -m benchmarks.ablations out='$(if $(filter file,$(origin OUT)),runs/ablations,$(OUT))' budget_minutes=$(or $(BUDGET),60)
 
 clean: ## remove what the demo made
 	rm -rf '$(OUT)'

@@ -104,6 +104,7 @@ def index_rows(clips: np.ndarray, options: IndexBenchmark, rng: np.random.Genera
         "source": [f"2024/drive_{clip // 20:06d}.mp4" for clip in clips],
         "licence": np.full(count, "CC BY-NC-SA 4.0"),
         "weather": rng.choice([*WEATHERS, ""], count),
+        "caption": np.full(count, ""),
         "sha256": [rng.bytes(32).hex() for _ in clips],
         "shard": [f"shards/train-{clip // SHARD_CLIPS:05d}.tar" for clip in clips],
     }

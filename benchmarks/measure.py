@@ -1,14 +1,17 @@
 """How a step is set up, timed in turns with others, and counted."""
 
+import signal
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.networks import Contender
@@ -41,12 +44,14 @@ class Setting:
         chosen = [name for name in ("channels_last", "plain", "compiled") if getattr(self, name)]
         return "+".join(["bf16" if self.bf16 else "fp32", *chosen])
 
+    def attention(self) -> AbstractContextManager:
+        """Inside it attention runs as chosen, in backward passes too."""
+        return sdpa_kernel(SDPBackend.MATH) if self.plain else nullcontext()
+
     @contextmanager
     def active(self) -> Iterator[None]:
-        with ExitStack() as stack:
-            stack.enter_context(torch.autocast("cpu", torch.bfloat16, enabled=self.bf16))
-            if self.plain:
-                stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        """Inside it forward passes run as chosen."""
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16), self.attention():
             yield
 
 
@@ -57,6 +62,7 @@ class Workload:
         self.contender, self.mode = contender, mode
         self.trained = [] if mode == "denoise" else contender.select(temporal_only=mode == "temporal")
         self.optimizer = torch.optim.AdamW(self.trained, lr=1e-6) if self.trained else None
+        contender.module.train(mode != "denoise")  # ModelScope's has dropout
 
     def step(self, setting: Setting) -> Step:
         """A callable that runs one step under a setting."""
@@ -69,7 +75,8 @@ class Workload:
             with setting.active(), torch.set_grad_enabled(self.optimizer is not None):
                 out = call()
             if self.optimizer is not None:
-                out.float().square().mean().backward()
+                with setting.attention():  # of what gradient checkpointing runs again
+                    out.float().square().mean().backward()
                 self.optimizer.step()
                 self.optimizer.zero_grad(set_to_none=True)
 
@@ -85,16 +92,52 @@ def arrange(module: nn.Module, channels_last: bool) -> None:
             parameter.data = parameter.data.contiguous(memory_format=wanted)
 
 
-def best_setting(workload: Workload, bf16: Sequence[bool], compiled: bool) -> Setting:
-    """The fastest setting, found one choice after the other."""
+class Steps(Protocol):
+    """What can be run under a setting."""
+
+    def step(self, setting: Setting) -> Step: ...
+
+
+def best_setting(workload: Steps, bf16: Sequence[bool], compile_seconds: float = 0) -> Setting:
+    """The fastest setting, found one choice after the other.
+
+    compile_seconds  what torch.compile may take; one that does not finish is not chosen. 0: it is not tried
+    """
     best = Setting(bf16=bf16[0])
     fastest = quickest(workload.step(best))
-    choices = [{"bf16": value} for value in bf16[1:]] + [{"channels_last": True}, {"plain": True}]
-    for choice in choices + [{"compiled": True}] * compiled:
+    for choice in [{"bf16": value} for value in bf16[1:]] + [{"channels_last": True}, {"plain": True}]:
         tried = replace(best, **choice)
         if (seconds := quickest(workload.step(tried))) < fastest:
             best, fastest = tried, seconds
+    if compile_seconds > 0:
+        tried = replace(best, compiled=True)
+        step = workload.step(tried)
+        if within(compile_seconds, step) and quickest(step) < fastest:
+            return tried
     return best
+
+
+class _TimeUp(BaseException):
+    """Not an Exception, since compilers catch those."""
+
+
+def within(seconds: float, step: Step) -> bool:
+    """Whether a step ends within some seconds; stopped where it is if it does not. Main thread only."""
+
+    def stop(*_: object) -> None:
+        raise _TimeUp
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        step()
+        return True
+    except _TimeUp:
+        torch.compiler.reset()
+        return False
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def quickest(step: Step, repeats: int = 2) -> float:
@@ -103,10 +146,16 @@ def quickest(step: Step, repeats: int = 2) -> float:
     return min(timed(step) for _ in range(repeats))
 
 
+def clock() -> float:
+    """Seconds that count: of the CPU where torch runs on one thread, so that what others do on the machine is left
+    out, else on the wall."""
+    return time.process_time() if torch.get_num_threads() == 1 else time.perf_counter()
+
+
 def timed(step: Step) -> float:
-    start = time.perf_counter()
+    start = clock()
     step()
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def in_turns(steps: Sequence[Step], rounds: int, tick: Callable[[], object] = lambda: None) -> list[list[float]]:
@@ -126,20 +175,41 @@ def median_ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
     return statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
 
 
-def count(step: Step) -> tuple[float, float]:
-    """Operations of a step, forward and backward (GFLOP), and what is kept from forward to backward pass (MiB)."""
+def operations(step: Step) -> float:
+    """Operations of a step, forward and backward, GFLOP."""
+    # Attention as plain products, since the counter does not know the CPU's fused kernel.
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        step()
+    return counter.get_total_flops() / 1e9
+
+
+def saved_mib(step: Step, weights: Iterable[Tensor]) -> float:
+    """What is kept from the forward to the backward pass of a step, the weights themselves aside."""
     kept: dict[int, int] = {}
+    known = {weight.untyped_storage().data_ptr() for weight in weights}
 
     def keep(tensor: Tensor) -> Tensor:
-        if not isinstance(tensor, nn.Parameter):
+        if tensor.untyped_storage().data_ptr() not in known:
             kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
 
-    # Attention as plain products, since the counter does not know the CPU's fused kernel.
-    saved = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter, saved:
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         step()
-    return counter.get_total_flops() / 1e9, sum(kept.values()) / 2**20
+    return sum(kept.values()) / 2**20
+
+
+def peak_mib(step: Step) -> float:
+    """The most that tensors take during a step beyond what they took before it: activations, gradients, temporaries.
+    What oneDNN allocates for itself is not in it."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        step()
+    assert profiler.profiler is not None
+    events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
+    held = peak = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        held += event.nbytes()
+        peak = max(peak, held)
+    return peak / 2**20
 
 
 def matmul_peak(bf16: bool, size: int = 1024, repeats: int = 10) -> float:

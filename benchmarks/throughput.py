@@ -27,7 +27,7 @@ from drivesim.config import option, parse
 from drivesim.data.store import ClipStore
 from drivesim.data.windows import VideoPatches, WindowDataset, WindowSpec
 from drivesim.diffusion.schedule import ScheduleConfig
-from drivesim.diffusion.tasks import Upsample
+from drivesim.diffusion.upsample import Upsample
 from drivesim.errors import UserError
 from drivesim.files import atomic_path
 from drivesim.generation import cascade

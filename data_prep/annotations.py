@@ -23,7 +23,7 @@ class Instant:
 
     time_s  seconds after the video's first frame
     boxes   fractions of the recorded picture, each track once; None where they are not known
-    labels  night, crowdedness, speed_mps, travel_m, heading_rad, as far as they are known
+    labels  night, crowdedness, speed_mps, travel_m, heading_rad, steering_rad, as far as they are known
     """
 
     time_s: float
@@ -68,6 +68,7 @@ class Annotations:
             speed_mps=self._label("speed_mps", shown.time_s),
             night=self._night if np.isnan(night) else night,
             vehicles=self._label("crowdedness", shown.time_s),  # counted anew where boxes are known
+            steering_rad=self._label("steering_rad", shown.time_s),
         )
 
     def _boxes(self, time_s: float) -> list[Box]:

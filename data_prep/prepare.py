@@ -212,12 +212,15 @@ def _identity(config: PrepareConfig) -> dict[str, Any]:
 
 def _check_same(found: dict[str, Any], plan: dict[str, Any], out: Path) -> None:
     remedy = "choose another out, or add overwrite=true to make it anew"
-    before, now = _flat(found["config"]), _flat(plan["config"])
+    now = _flat(plan["config"])
+    # What an earlier version did not know of was what is the default today.
+    usual = _flat(_identity(PrepareConfig(out="", source=found["config"].get("source", ""))))
+    before = {key: usual[key] for key in now if key in usual} | _flat(found["config"])
     different = [key for key in sorted(before | now) if before.get(key) != now.get(key)]
     if different:
         told = ", ".join(f"{key}={before.get(key)} (now {now.get(key)})" for key in different[:4])
         raise UserError(f"{out} was prepared with {told}; {remedy}")
-    if found != plan:
+    if any(found[key] != plan[key] for key in ("units", "splits")):
         count = f"{len(found['units'])} inputs, now {len(plan['units'])}"
         raise UserError(f"{out} was begun with other inputs ({count}), so its splits no longer hold; {remedy}")
 

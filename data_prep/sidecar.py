@@ -23,20 +23,22 @@ from drivesim.errors import UserError
 
 SUFFIXES = (".boxes.json", ".boxes.csv")
 UNITS = ("fractions", "pixels")
-FILE_KEYS = ("fps", "unit", "licence", "weather", "night", "frames")
+FILE_KEYS = ("fps", "unit", "licence", "weather", "caption", "night", "frames")
 LABEL_RANGES = {
     "night": (0.0, 1.0),
     "crowdedness": (0.0, np.inf),
     "speed_mps": (0.0, np.inf),
     "travel_m": (-np.inf, np.inf),
     "heading_rad": (-np.inf, np.inf),
+    "turn_rad_s": (-np.inf, np.inf),
+    "steering_rad": (-np.inf, np.inf),
 }
 FRAME_KEYS = ("time_s", "frame", *LABEL_RANGES, "boxes")
 CORNERS = ("x1", "y1", "x2", "y2")
 CENTRE, SIZE = ("x_m", "y_m", "z_m"), ("length_m", "width_m", "height_m")
 BOX_KEYS = ("track", "class", *CORNERS, "visibility", *CENTRE, *SIZE, "yaw")
-COLUMNS = ("unit", "licence", "weather", *FRAME_KEYS[:-1], *BOX_KEYS)
-TEXTS = ("unit", "licence", "weather", "class")  # columns that hold no number
+COLUMNS = ("unit", "licence", "weather", "caption", *FRAME_KEYS[:-1], *BOX_KEYS)
+TEXTS = ("unit", "licence", "weather", "caption", "class")  # columns that hold no number
 UNKNOWN = "unknown"  # class of a CSV row that says "the boxes of this frame are not known"
 DEFAULT_FPS = 30.0
 MAX_TRACK = 2**31 - 1  # tracks are int32 in the clip store
@@ -45,11 +47,12 @@ LATE_S = 1.0  # a time this much after the end of the video is a mistake in the 
 
 @dataclass(frozen=True)
 class Sidecar:
-    """What the file says; licence and weather are empty where it does not say."""
+    """What the file says; licence, weather and caption are empty where it does not say."""
 
     notes: Annotations
     licence: str
     weather: str
+    caption: str
 
 
 @dataclass(frozen=True)
@@ -94,12 +97,10 @@ def read_sidecar(path: Path, video: Path, gap_s: float) -> Sidecar:
     header, moments = _json(text, path.name) if path.suffix.lower() == ".json" else _csv(text, path.name)
     unit = _one_of(header.get("unit"), UNITS, f"{path.name}: unit") or UNITS[0]
     weather = _one_of(header.get("weather"), WEATHERS, f"{path.name}: weather")
-    licence = header.get("licence") or ""
-    if not isinstance(licence, str):
-        raise UserError(f"{path.name}: licence is {licence!r}, expected text")
+    licence, caption = (_text(header.get(key), f"{path.name}: {key}") for key in ("licence", "caption"))
     night = label_or_nan(header.get("night"), f"{path.name}: night", 0, 1)
     instants = _instants(moments, _measured(video), unit == "pixels", path.name)
-    return Sidecar(Annotations(instants, gap_s, night), licence, weather)
+    return Sidecar(Annotations(instants, gap_s, night), licence, weather, caption)
 
 
 def _measured(path: Path) -> _Video:
@@ -117,12 +118,15 @@ def _json(text: str, name: str) -> tuple[dict[str, Any], list[_Moment]]:
     if not isinstance(content.get("frames", []), list):
         raise UserError(f'{name}: expected "frames", a list; see docs/videos.md')
     fps = number(content.get("fps", DEFAULT_FPS), f"{name}: fps", 1e-3)
-    return content, [_json_moment(frame, i, fps, name) for i, frame in enumerate(content.get("frames", []))]
+    moments = [_json_moment(frame, i, fps, name) for i, frame in enumerate(content.get("frames", []))]
+    weathers = [_one_of(moment.values.get("weather"), WEATHERS, f"{moment.where}: weather") for moment in moments]
+    content.setdefault("weather", next(filter(None, weathers), None))  # the store keeps one for a clip
+    return content, moments
 
 
 def _json_moment(frame: Any, index: int, fps: float, name: str) -> _Moment:
     where = f"{name}: frame {index}"
-    check_keys(frame, FRAME_KEYS, where)
+    check_keys(frame, (*FRAME_KEYS, "weather"), where)
     boxes = frame.get("boxes")
     if boxes is not None and not isinstance(boxes, list):
         raise UserError(f"{where}: boxes is {boxes!r}, expected a list")
@@ -269,6 +273,12 @@ def _check_classes(instants: Sequence[Instant], name: str) -> None:
             if seen.setdefault(box.track, box.name) != box.name:
                 found = f"{name}: track {box.track} is a {seen[box.track]}, and a {box.name} at {instant.time_s:g} s"
                 raise UserError(f"{found}; give each object a number of its own")
+
+
+def _text(value: Any, where: str) -> str:
+    if value is not None and not isinstance(value, str):
+        raise UserError(f"{where} is {value!r}, expected text")
+    return " ".join((value or "").split())
 
 
 def _one_of(value: Any, known: tuple[str, ...], where: str) -> str:

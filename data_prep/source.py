@@ -63,6 +63,7 @@ class RawClip:
 
     camera   channel, CAM_FRONT say; empty where there is one camera only
     weather  one of drivesim.data.schema.WEATHERS, empty where unknown
+    caption  what it shows, in words; empty where nobody says
     start_s  seconds from the start of the recording; tells which clips of several cameras belong together
     """
 
@@ -75,6 +76,7 @@ class RawClip:
     frames: Iterator[Frame]
     camera: str = ""
     weather: str = ""
+    caption: str = ""
     maps: Sequence[MapLayer] = ()
     start_s: float = NAN
 

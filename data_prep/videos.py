@@ -77,7 +77,7 @@ class VideosSource:
         try:
             if (beside := sidecar_of(path)) is not None:
                 found = read_sidecar(beside, path, self.config.gap_seconds)
-                notes, template.weather = found.notes, found.weather
+                notes, template.weather, template.caption = found.notes, found.weather, found.caption
                 template.licence = found.licence or template.licence
         except UserError as error:  # boxes that are lost in silence would be worse than a video that is left out
             raise Refused(printable(str(error))) from error

@@ -17,6 +17,7 @@ from data_prep.encoding import encode
 from data_prep.shards import SHARD_MB, pack
 from data_prep.source import NAN, Box, Frame, MapLayer, RawClip
 from drivesim.data.schema import BOXES, FRAMES, INDEX, MAPS, SCHEMA, TABLES
+from drivesim.data.tables import completed
 from drivesim.files import atomic_path
 
 # A row group ends at the first clip past as many. Reading one of 8192 frames takes a millisecond or two, half of which
@@ -94,7 +95,8 @@ def _with_starts(index: pa.Table, count: str, at: str) -> pa.Table:
 
 def _part(root: Path, clip: str, name: str) -> pa.Table:
     table = pq.ParquetFile(root / "parts" / f"{clip}.{name}.parquet").read()
-    return table.replace_schema_metadata(None).sort_by(ORDER[name])
+    schema = TABLES[name]
+    return completed(table, schema.names).select(schema.names).replace_schema_metadata(None).sort_by(ORDER[name])
 
 
 def _sum(index: pa.Table, column: str) -> int:
@@ -157,6 +159,7 @@ class ClipRows:
             "licence": clip.licence,
             "night": self._mean("night"),
             "weather": clip.weather,
+            "caption": clip.caption,
             "crowdedness": self._mean("vehicles"),
             "speed_mps": self._mean("speed_mps"),
             "has_boxes": clip.has_boxes,

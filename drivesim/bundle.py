@@ -4,13 +4,18 @@ bundle/
   model_index.json        format, experiment data settings, for every stage the SHA-256 of its weight file and of those
                           it was trained on
   autoencoder/            config.json, model.safetensors, training.json
-  image/  keyframes/  interpolate/  decoder/  upsample/  upsample_temporal/
+  image/                  the same; of a pretrained backbone also its text_encoder/ and tokenizer/
+  keyframes/              config.json, temporal.safetensors, training.json: temporal layers alone, which fit any image
+                          network of the widths in config.json; model.safetensors where the image layers were trained
+                          too, and in older bundles
+  interpolate/  decoder/  upsample/  upsample_temporal/
 """
 
 import hashlib
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,6 +29,7 @@ from drivesim.errors import UserError
 from drivesim.files import atomic_path
 
 FORMAT = 1
+MODEL, TEMPORAL = "model.safetensors", "temporal.safetensors"
 STAGES = ("autoencoder", "image", "keyframes", "interpolate", "decoder", "upsample", "upsample_temporal")
 # For each stage those whose weights it was trained on; what they were in turn trained on is named too.
 BUILT_ON = {
@@ -60,7 +66,10 @@ class Bundle:
             raise UserError(f"{path} has format {found}, this version reads {FORMAT}")
         stages, data = index.get("stages", {}), index.get("data", {})
         whole = isinstance(stages, dict) and all(
-            isinstance(s, dict) and "sha256" in s and isinstance(s.get("built_on", {}), dict) for s in stages.values()
+            isinstance(s, dict)
+            and "sha256" in s
+            and all(isinstance(s.get(k, {}), dict) for k in ("built_on", "folders"))
+            for s in stages.values()
         )
         if not whole or not isinstance(data, dict):
             raise UserError(f"{path} is damaged ({'data' if whole else 'stages'}); copy the bundle again")
@@ -90,20 +99,41 @@ class Bundle:
     def has(self, stage: str) -> bool:
         return stage in self.index.get("stages", {})
 
-    def save(self, stage: str, config: dict, tensors: dict[str, Tensor], record: dict, common: dict) -> None:
-        """Write a stage whole: its folder under another name first, then renamed, then named in the index."""
+    def weights(self, stage: str) -> Path:
+        """The file of a stage's weights, or where it should be."""
+        temporal = self.root / stage / TEMPORAL
+        return temporal if temporal.exists() else self.root / stage / MODEL
+
+    def save(
+        self,
+        stage: str,
+        config: dict,
+        tensors: dict[str, Tensor],
+        record: dict,
+        common: dict,
+        folders: Sequence[Path] = (),
+    ) -> None:
+        """Write a stage whole: its folder under another name first, then renamed, then named in the index.
+
+        folders  copied into it as they are, and tied to the index by their hash
+        """
         temporary = self.root / f".{stage}.partial"
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
-        save_file({k: v.detach().contiguous().cpu() for k, v in tensors.items()}, temporary / "model.safetensors")
+        name = TEMPORAL if "sites" in config else MODEL
+        save_file({k: v.detach().contiguous().cpu() for k, v in tensors.items()}, temporary / name)
+        for folder in folders:
+            shutil.copytree(folder, temporary / folder.name)
         (temporary / "config.json").write_text(json.dumps(config, indent=2))
         (temporary / "training.json").write_text(json.dumps(record, indent=2))
         shutil.rmtree(self.root / stage, ignore_errors=True)
         os.replace(temporary, self.root / stage)
         stages = self.index.get("stages", {})
         built_on = {name: stages[name]["sha256"] for name in BUILT_ON.get(stage, ()) if name in stages}
-        digest = sha256(self.root / stage / "model.safetensors")
-        stages = {**stages, stage: {"sha256": digest, "built_on": built_on}}
+        entry: dict[str, Any] = {"sha256": sha256(self.weights(stage)), "built_on": built_on}
+        if folders:
+            entry["folders"] = {folder.name: folder_sha256(self.root / stage / folder.name) for folder in folders}
+        stages = {**stages, stage: entry}
         with atomic_path(self.root / "model_index.json") as path:
             path.write_text(json.dumps({"format": FORMAT, **common, "stages": stages}, indent=2))
 
@@ -176,7 +206,7 @@ class Bundle:
 
         raises  UserError on any mismatch or damage, or if a stage that this one builds on was trained again since
         """
-        path = self.root / stage / "model.safetensors"
+        path = self.weights(stage)
         if other := self.stale(stage):
             raise UserError(
                 f"bundle {self.root}: stage {stage} was trained on an earlier {other} than the one that is there; "
@@ -198,6 +228,22 @@ class Bundle:
                 f"{path} does not fit its config.json: {len(wrong)} weights missing or unknown, the first is {wrong[0]}"
             )
 
+    def has_folder(self, stage: str, name: str) -> bool:
+        return name in self.index.get("stages", {}).get(stage, {}).get("folders", {})
+
+    def folder(self, stage: str, name: str) -> Path:
+        """A folder that a stage brought with it. raises UserError if it has none of this name, or it was changed"""
+        self.config(stage)
+        expected, path = self.index["stages"][stage].get("folders", {}).get(name), self.root / stage / name
+        if expected is None:
+            raise UserError(f"bundle {self.root}: stage {stage} has no {name}; it was not made from a pretrained one")
+        if not path.is_dir() or folder_sha256(path) != expected:
+            raise UserError(
+                f"{path} is missing, damaged or was changed (its SHA-256 is not the one in model_index.json); "
+                "copy the bundle again or train the stage again"
+            )
+        return path
+
     def sha(self, stage: str) -> str:
         """SHA-256 of a stage's weights. raises UserError if the stage is missing or unreadable"""
         self.config(stage)
@@ -211,6 +257,13 @@ def sha256(path: Path) -> str:
             if hasattr(hashlib, "file_digest")
             else hashlib.sha256(file.read()).hexdigest()
         )
+
+
+def folder_sha256(folder: Path, parts: Sequence[str] = (".",)) -> str:
+    """One hash of all files below a folder, or some folders in it: of their names and what is in them."""
+    files = sorted(path for part in parts for path in (folder / part).rglob("*") if path.is_file())
+    lines = (f"{path.relative_to(folder).as_posix()} {sha256(path)}\n" for path in files)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def from_dict(cls: type[T], values: Any) -> T:

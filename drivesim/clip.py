@@ -11,6 +11,8 @@ from drivesim.classes import CLASSES as CLASSES
 from drivesim.classes import VEHICLES as VEHICLES
 
 NO_BOX = -1  # class of an empty slot
+NO_WEATHER = -1  # weather where it is unknown
+SOLID = ("z_m", "length_m", "width_m", "height_m", "yaw")  # what is told of a box in space, named as in the clip store
 MIN_VISIBILITY = 0.15  # share of itself that an object must show: asking for a hidden car steers nothing
 SPEED_MPS = 8.0  # taken for driven where nobody says how fast, in training and in sampling alike
 
@@ -51,6 +53,12 @@ class Layout:
     known        [...] True where boxes are given; False says "unknown", which is not "no cars"
     travel       [...] metres the camera has driven forward since the clip began; NaN where unknown
     heading      [...] radians it has turned to the right since the clip began; NaN where unknown
+    weather      [...] index into WEATHERS, NO_WEATHER where unknown
+    speed        [...] m/s that the camera drives forward; NaN where unknown
+    turn         [...] radians a second that it turns to the right; NaN where unknown
+    steering     [...] radians of the steering wheel, positive to the left; NaN where unknown
+    solids       [..., N, 5] of each box its SOLID: depth of the centre, length, width, height in metres, and yaw in
+                 radians about the camera's y axis, 0 where the length lies along the view; NaN where unknown
     """
 
     boxes: Tensor
@@ -61,22 +69,25 @@ class Layout:
     known: Tensor
     travel: Tensor
     heading: Tensor
+    weather: Tensor
+    speed: Tensor
+    turn: Tensor
+    steering: Tensor
+    solids: Tensor
 
     @classmethod
     def unknown(cls, *leading: int, slots: int = 1) -> "Layout":
         """A layout that asks for nothing: the unconditional case."""
         none = torch.full((*leading, slots), NO_BOX, dtype=torch.long)
-        nan = torch.full(leading, float("nan"))
-        labels = [nan.clone() for _ in range(4)]
+        labels = ("night", "crowdedness", "travel", "heading", "speed", "turn", "steering")
         return cls(
             torch.zeros(*leading, slots, 4),
             none,
             none.clone(),
-            night=labels[0],
-            crowdedness=labels[1],
             known=torch.zeros(leading).bool(),
-            travel=labels[2],
-            heading=labels[3],
+            weather=torch.full(leading, NO_WEATHER),
+            solids=torch.full((*leading, slots, len(SOLID)), float("nan")),
+            **{name: torch.full(leading, float("nan")) for name in labels},
         )
 
     def driven(self, times_s: Tensor, speed_mps: float) -> "Layout":
@@ -88,12 +99,30 @@ class Layout:
             heading=torch.where(unknown, torch.zeros_like(self.heading), self.heading),
         )
 
+    def moving(self, times_s: Tensor) -> "Layout":
+        """The same with speed and turn where they are not known but the way driven is: its slope.
+
+        times_s  [T] increasing seconds of the frames of this clip, [T]
+        """
+        if self.num_frames < 2:
+            return self
+        slopes = (torch.gradient(way, spacing=(times_s.to(way),))[0] for way in (self.travel, self.heading))
+        speed, turn = (torch.where(k.isnan(), s, k) for k, s in zip((self.speed, self.turn), slopes, strict=True))
+        return replace(self, speed=speed, turn=turn)
+
     def mirrored(self) -> "Layout":
         """The same drive seen in a mirror, left and right exchanged."""
         x1, y1, x2, y2 = self.boxes.unbind(-1)
         boxes = torch.stack([1 - x2, y1, 1 - x1, y2], -1)
         empty = (self.classes == NO_BOX)[..., None]
-        return replace(self, boxes=torch.where(empty, self.boxes, boxes), heading=-self.heading)
+        return replace(
+            self,
+            boxes=torch.where(empty, self.boxes, boxes),
+            heading=-self.heading,
+            turn=-self.turn,
+            steering=-self.steering,
+            solids=torch.cat([self.solids[..., :-1], -self.solids[..., -1:]], -1),  # the yaw
+        )
 
     def cropped(self, left: float, top: float, width: float, height: float) -> "Layout":
         """What a part of the picture shows, given in fractions of it.
@@ -110,6 +139,7 @@ class Layout:
             boxes=boxes.masked_fill(gone[..., None], 0),
             classes=self.classes.masked_fill(gone, NO_BOX),
             tracks=self.tracks.masked_fill(gone, NO_BOX),
+            solids=self.solids.masked_fill(gone[..., None], float("nan")),
             crowdedness=torch.full_like(self.crowdedness, float("nan")),
         )
 
@@ -133,16 +163,19 @@ class Layout:
         missing = slots - self.classes.shape[-1]
         if missing < 0:
             keep = _area(self.boxes).masked_fill(self.classes == NO_BOX, -1).argsort(-1, descending=True)[..., :slots]
-            boxes = self.boxes.gather(-2, keep[..., None].expand(*keep.shape, 4))
-            return replace(
-                self, boxes=boxes, classes=self.classes.gather(-1, keep), tracks=self.tracks.gather(-1, keep)
+            boxes, solids = (
+                of_box.gather(-2, keep[..., None].expand(*keep.shape, of_box.shape[-1]))
+                for of_box in (self.boxes, self.solids)
             )
+            classes, tracks = self.classes.gather(-1, keep), self.tracks.gather(-1, keep)
+            return replace(self, boxes=boxes, classes=classes, tracks=tracks, solids=solids)
 
         def grow(t: Tensor) -> Tensor:
             return torch.nn.functional.pad(t, (0, missing), value=NO_BOX)
 
         boxes = torch.nn.functional.pad(self.boxes, (0, 0, 0, missing))
-        return replace(self, boxes=boxes, classes=grow(self.classes), tracks=grow(self.tracks))
+        solids = torch.nn.functional.pad(self.solids, (0, 0, 0, missing), value=float("nan"))
+        return replace(self, boxes=boxes, classes=grow(self.classes), tracks=grow(self.tracks), solids=solids)
 
     @staticmethod
     def stack(layouts: Sequence["Layout"]) -> "Layout":

@@ -20,6 +20,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from drivesim.errors import UserError
 
@@ -66,17 +67,22 @@ def _compose(schema: type, overrides: list[str], command: str) -> Any:
             return compose(name, overrides)
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(f"{command}: {_one_line(error, schema)}") from error
+    except YAMLError as error:
+        raise UserError(f"{command}: {' '.join(str(error).split())}") from error
 
 
 def _verbatim(word: str, schema: type, command: str) -> str:
     """A `key=value` word whose value Hydra takes letter by letter, whatever brackets, commas or $ are in it.
 
-    Lists, dicts and choices such as `experiment=town` keep Hydra's grammar, and so does a value with its own quotes.
+    Lists, dicts (`a={b: 1}`, or `a.b=1`) and choices such as `experiment=town` keep Hydra's grammar, and so does a
+    value with its own quotes.
     """
     key, equals, value = word.partition("=")
     if not equals or not re.fullmatch(r"(?!hydra\b)[A-Za-z_][\w./]*", key):
         raise UserError(f"{command}: expected key=value, found {word!r}; see {command} --help")
     hint = _type_of(schema, key)
+    if dict in (get_origin(hint), get_origin(_type_of(schema, key.rpartition(".")[0]))):
+        return f"++{word}"  # Hydra asks for it where a key may be new
     optional = type(None) in get_args(hint)
     scalar = bool({hint, *get_args(hint)} & {str, int, float, bool}) and get_origin(hint) not in (list, dict)
     quoted = re.fullmatch(r"""(['"])(\\.|(?!\1).)*\1""", value, re.DOTALL)  # as a whole, unlike 'a' == b or c == 'd'
@@ -116,8 +122,9 @@ def _one_line(error: Exception, schema: type) -> str:
             hint = f"; did you mean {', '.join(close)}?" if close else f"; known: {', '.join(k for k in known)}"
             return f"unknown key {key!r}{hint}"
     if found := re.search(r"In '([^']+)': Could not find '[^']*/([^']+)'(.*)", text, re.DOTALL):
-        options = re.findall(r"^\t(\S+)", text, re.MULTILINE)
-        return f"unknown experiment {found.group(2)!r}; available: {', '.join(options)}"
+        options = re.findall(r"^\t(\S+)$", text, re.MULTILINE)
+        group = re.search(r"Available options in '(\w+)'", text)
+        return f"unknown {group[1] if group else 'choice'} {found.group(2)!r}; available: {', '.join(options)}"
     full = re.search(r"full_key: (\S+)", text)
     reason = re.sub(r"^Error merging override \S+\s*", "", causes[-1].split("\n")[0])
     if wrong := re.match(

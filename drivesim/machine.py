@@ -10,6 +10,9 @@ from functools import lru_cache
 import torch
 import torch.nn.functional as F
 
+from drivesim.errors import UserError
+
+PRECISION = "DRIVESIM_PRECISION"  # environment variable: bf16 or fp32, instead of what is measured
 M_MMAP_THRESHOLD = -3  # malloc.h
 RETURNED_BYTES = 8 << 20  # 1 MiB peaks 4 % lower and costs a tenth more time in page faults
 
@@ -28,6 +31,10 @@ class Machine:
         return torch.autocast(self.device, torch.bfloat16) if self.bf16 else nullcontext()
 
     @property
+    def precision(self) -> str:
+        return "bf16" if self.bf16 else "fp32"
+
+    @property
     def lightning_precision(self) -> str:
         return "bf16-mixed" if self.bf16 else "32-true"
 
@@ -36,8 +43,12 @@ class Machine:
 def probe() -> Machine:
     """Measure once a process. On a CPU without bf16 instructions a bf16 convolution is tens of times slower than an
     fp32 one, so the speed is never assumed; a step that is too slow is not even finished."""
+    asked = os.environ.get(PRECISION)
+    if asked not in (None, "bf16", "fp32"):
+        raise UserError(f"{PRECISION}={asked}, expected bf16 or fp32")
     if torch.cuda.is_available():
-        return Machine("cuda", torch.cuda.is_bf16_supported(), 1, torch.cuda.get_device_name())
+        bf16 = torch.cuda.is_bf16_supported() if asked is None else asked == "bf16"
+        return Machine("cuda", bf16, 1, torch.cuda.get_device_name())
     # The median, not the fastest run: on a shared machine it is the waiting of threads for each other that hurts, and
     # one thread can be several times faster than all of them.
     with torch.enable_grad():
@@ -49,8 +60,9 @@ def probe() -> Machine:
         threads = min(timed, key=timed.__getitem__)
         torch.set_num_threads(threads)
         half = _seconds(torch.bfloat16, limit=2 * timed[threads])
+    faster = half < 0.9 * timed[threads] if asked is None else asked == "bf16"
     fp32 = ", ".join(f"{1e3 * seconds:.1f} ms in fp32 with {count} threads" for count, seconds in timed.items())
-    return Machine("cpu", half < 0.9 * timed[threads], threads, f"convolution {fp32}, {1e3 * half:.1f} ms in bf16")
+    return Machine("cpu", faster, threads, f"convolution {fp32}, {1e3 * half:.1f} ms in bf16")
 
 
 def return_freed_memory() -> None:
@@ -82,4 +94,4 @@ def _seconds(dtype: torch.dtype, limit: float = float("inf"), repeats: int = 9) 
 def describe() -> str:
     """One line for the user."""
     m = probe()
-    return f"{m.device}, {m.threads} threads, {'bf16' if m.bf16 else 'fp32'} ({m.reason})"
+    return f"{m.device}, {m.threads} threads, {m.precision} ({m.reason})"

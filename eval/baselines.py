@@ -61,8 +61,9 @@ def continuation_sets(
     real                 what really happened
     ours                 keyframes and interpolation
     frozen_start         the start frame held still
-    driven_start         the start frame moved by the mean flow of driving, as far as the car drives: what our
-                         keyframes are told of it, and all that is known without a network
+    driven_start         the start frame moved by the mean flow of driving, as far as the car drives
+    carried_start        where keyframes are told more (`temporal.motion=tracks`): the start frame moved just as for
+                         them, which is all that is known without a network
     image_ldm_per_frame  every frame by itself from the image LDM, same boxes
     cross_fade           image LDM frames at the keyframes, cross-faded; the first is the start frame
     autoencoder          the true video through the autoencoder: the ceiling of every latent model
@@ -73,19 +74,21 @@ def continuation_sets(
     fps = pipeline.key_fps * pipeline.interpolate.factor
     makers: dict[str, Callable[[Case], Frames]] = {
         "real": lambda case: iter(case.video),
-        "ours": lambda case: _ours(pipeline, case, frames),
+        "ours": lambda case: continued(pipeline, case, frames),
         "frozen_start": lambda case: iter(case.video[:1].expand(frames, -1, -1, -1)),
         "driven_start": lambda case: _driven(pipeline, case, frames),
-        "image_ldm_per_frame": lambda case: _per_frame(pipeline, case, frames),
+        "image_ldm_per_frame": lambda case: per_frame(pipeline, case, frames),
         "cross_fade": lambda case: _cross_fade(pipeline, case, frames),
-        "autoencoder": lambda case: _rebuilt(pipeline, case),
+        "autoencoder": lambda case: rebuilt(pipeline, case),
     }
+    if pipeline.keyframes.temporal.config.motion != "mean":  # type: ignore[union-attr]
+        makers["carried_start"] = lambda case: _carried(pipeline, case, frames)
     for i in range(1, seeds):
-        for name, make in (("ours", _ours), ("image_ldm_per_frame", _per_frame)):
+        for name, make in (("ours", continued), ("image_ldm_per_frame", per_frame)):
             makers[f"{name}_seed{i}"] = partial(_with_other_noise, make, i, pipeline, frames)
     names = long_enough(store, frames / fps, split)[:clips]
     cases = (load_case(pipeline, store, name, fps, frames, 1000 * seed + i) for i, name in enumerate(names))
-    return _write_sets(makers, cases, len(names), out, fps)
+    return write_sets(makers, cases, len(names), out, fps)
 
 
 def decoder_sets(
@@ -97,11 +100,11 @@ def decoder_sets(
         raise UserError(f"{store.root} has no held-out clip at {tuned.fps:g} fps of {frames} frames")
     makers: dict[str, Callable[[Case], Frames]] = {
         "real": lambda case: iter(case.video),
-        "decoder_untuned": lambda case: _rebuilt(untuned, case),
-        "decoder_tuned": lambda case: _rebuilt(tuned, case),
+        "decoder_untuned": lambda case: rebuilt(untuned, case),
+        "decoder_tuned": lambda case: rebuilt(tuned, case),
     }
     cases = (load_case(tuned, store, name, tuned.fps, frames, i) for i, name in enumerate(names))
-    return _write_sets(makers, cases, len(names), out, tuned.fps)
+    return write_sets(makers, cases, len(names), out, tuned.fps)
 
 
 def upsampler_sets(
@@ -122,18 +125,14 @@ def upsampler_sets(
         h, w = pipeline.low_height, pipeline.low_width
         return (torch.nn.functional.interpolate(frame[None], (h, w), mode="area")[0] for frame in case.video)
 
-    assert pipeline.upsampler is not None
-    upsampler = pipeline.upsampler
     makers: dict[str, Callable[[Case], Frames]] = {
         "real": lambda case: iter(case.video),
         "bicubic": lambda case: cascade.enlarge(pipeline.upsample, low(case)),
-        "upsampler": lambda case: cascade.upsample(
-            upsampler, pipeline.schedule, pipeline.upsample, low(case), case.seed, pipeline.config
-        ),
+        "upsampler": lambda case: pipeline.upsampled(low(case), case.seed),
     }
     size = (pipeline.height, pipeline.width)
     cases = (load_case(pipeline, store, name, pipeline.fps, frames, i, size) for i, name in enumerate(names))
-    return _write_sets(makers, cases, len(names), out, pipeline.fps)
+    return write_sets(makers, cases, len(names), out, pipeline.fps)
 
 
 def long_enough(store: ClipStore, seconds: float, split: str | None = None) -> list[str]:
@@ -172,7 +171,7 @@ def _with_other_noise(
     return make(pipeline, replace(case, seed=case.seed + 1_000_000 * number), frames)
 
 
-def _ours(pipeline: DrivingPipeline, case: Case, frames: int) -> Frames:
+def continued(pipeline: DrivingPipeline, case: Case, frames: int) -> Frames:
     latents = pipeline.coarse_latents(case.video[:1], case.layout, case.seed)
     return islice(cascade.decode(pipeline.autoencoder, islice(latents, frames)), frames)
 
@@ -196,7 +195,14 @@ def _driven(pipeline: DrivingPipeline, case: Case, frames: int) -> Frames:
         yield pipeline.keyframes.flow(case.video[:1], travel[None], heading[None])[0][0]
 
 
-def _per_frame(pipeline: DrivingPipeline, case: Case, frames: int) -> Frames:
+def _carried(pipeline: DrivingPipeline, case: Case, frames: int) -> Frames:
+    layout = pipeline.layout_at(case.layout)(torch.arange(frames) * pipeline.interpolate.factor)
+    assert pipeline.keyframes.temporal is not None
+    for i in range(frames):
+        yield pipeline.keyframes.temporal.move(case.video[:1], layout[:1], layout[i : i + 1])[0][0]
+
+
+def per_frame(pipeline: DrivingPipeline, case: Case, frames: int) -> Frames:
     return iter(_sampled(pipeline, case, frames, pipeline.interpolate.factor))
 
 
@@ -210,12 +216,12 @@ def _cross_fade(pipeline: DrivingPipeline, case: Case, frames: int) -> Frames:
 
 
 @torch.no_grad()
-def _rebuilt(pipeline: DrivingPipeline, case: Case) -> Frames:
+def rebuilt(pipeline: DrivingPipeline, case: Case) -> Frames:
     latents = torch.cat([pipeline.autoencoder.encode(chunk).float() for chunk in case.video.split(16)])
     return cascade.decode(pipeline.autoencoder, iter(latents))
 
 
-def _write_sets(
+def write_sets(
     makers: dict[str, Callable[[Case], Frames]], cases: Iterator[Case], count: int, out: Path, fps: float
 ) -> dict[str, Path]:
     bar = tqdm(total=count * len(makers), desc=out.name, unit="video")

@@ -93,6 +93,32 @@ def test_weights_in_channels_last_memory_come_back(tmp_path):
     assert_close(other.weight, module.weight)
 
 
+def test_temporal_layers_alone_are_a_file_of_another_name(bundle):
+    module = NetConfig().build()
+    bundle.save("keyframes", {"model": to_dict(NetConfig()), "sites": {}}, module.state_dict(), {}, COMMON)
+    assert bundle.weights("keyframes").name == "temporal.safetensors"
+    assert torch.equal(bundle.network("keyframes", NetConfig).weight, module.weight)
+    save(bundle, "keyframes")  # as older bundles have it
+    assert bundle.weights("keyframes").name == "model.safetensors"
+
+
+def test_a_folder_that_a_stage_brings_with_it_is_copied_and_tied_to_its_hash(bundle, tmp_path):
+    source = tmp_path / "tokenizer"
+    source.mkdir()
+    (source / "vocab.json").write_text("{}")
+    module = NetConfig().build()
+    bundle.save("image", {"model": to_dict(NetConfig())}, module.state_dict(), {}, COMMON, [source])
+    (source / "vocab.json").write_text("changed")
+    assert (bundle.folder("image", "tokenizer") / "vocab.json").read_text() == "{}"
+    assert bundle.has_folder("image", "tokenizer")
+    assert not bundle.has_folder("image", "text_encoder")
+    with pytest.raises(UserError, match="stage image has no text_encoder"):
+        bundle.folder("image", "text_encoder")
+    (bundle.root / "image" / "tokenizer" / "more.json").write_text("{}")
+    with pytest.raises(UserError, match="tokenizer is missing, damaged or was changed"):
+        bundle.folder("image", "tokenizer")
+
+
 def test_nothing_in_a_bundle_is_a_pickle(bundle):
     suffixes = {path.suffix for path in bundle.root.rglob("*") if path.is_file()}
     assert suffixes == {".json", ".safetensors"}

@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 from drivesim import cli
+from drivesim.data.schema import WEATHERS
 from drivesim.errors import UserError
 from drivesim.generation import writer
 
@@ -32,6 +33,7 @@ class Sampling:
     interpolate_steps: int = 6
     upsample_steps: int = 3
     layout_guidance: float = 1.5
+    guidance: dict = field(default_factory=dict)
     context_guidance: float = 1.0
 
 
@@ -151,6 +153,38 @@ def test_speed_and_turn_say_how_the_car_drives_whatever_the_layout_says(pipeline
     assert standing.known.all()
 
 
+def told_of(*conditions: str) -> None:
+    """Let the bundle be one of a model that is told these conditions."""
+    with open("bundle/model_index.json", "w") as index:
+        json.dump({"format": 1, "data": {"slots": 4}, "stages": {"image": {"sha256": ""}}}, index)
+    os.makedirs("bundle/image", exist_ok=True)
+    with open("bundle/image/config.json", "w") as config:
+        json.dump({"model": {"conditions": conditions}}, config)
+
+
+def test_weather_speed_and_turn_are_told_for_every_frame_and_guidance_by_name(pipeline):
+    told_of("boxes", "weather", "speed")
+    words = ["seconds=1", "layout=layout.json", "weather=fog", "speed=5", "turn=90"]
+    assert generate(*words, "guidance={weather: 2, speed: 1.5}") == 0
+    layout = pipeline.calls[0]["layout"]
+    assert (layout.weather == WEATHERS.index("fog")).all()
+    assert (layout.speed == 5).all()
+    assert torch.allclose(layout.turn, torch.tensor(torch.pi / 2))
+    assert pipeline.config.guidance == {"weather": 2.0, "speed": 1.5}
+
+
+def test_what_a_file_says_to_a_model_that_is_not_told_it_gets_a_line_and_steers_nothing(pipeline, capsys):
+    told_of("boxes", "night")
+    frames = [{"time_s": 0, "night": 1, "weather": "rain", "boxes": []}, {"time_s": 4}]
+    with open("wet.json", "w") as file:
+        json.dump({"frames": frames}, file)
+    assert generate("seconds=1", "layout=wet.json") == 0
+    assert "layout wet.json: this model is not told weather; that steers nothing" in capsys.readouterr().err
+    told_of("boxes", "night", "weather")
+    assert generate("seconds=1", "layout=wet.json", "overwrite=true") == 0
+    assert "steers nothing" not in capsys.readouterr().err
+
+
 def test_without_an_upsampler_the_video_has_the_working_size(pipeline):
     assert generate("seconds=1", "upsampler=none") == 0
     with av.open("generated.mp4") as video:
@@ -188,6 +222,8 @@ FILES = {
     "outside.json": layout_of(x1=2, x2=3),
     "class.json": layout_of(**{"class": "tram"}),
     "many.json": MANY,
+    "weather.json": json.dumps({"frames": [{"weather": "hail"}]}),
+    "key.json": json.dumps({"frames": [{"wether": "rain"}]}),
 }
 MISTAKES = {
     "no length": (["seconds=0"], "seconds=0, expected more than 0"),
@@ -203,6 +239,16 @@ MISTAKES = {
     "negative seed": (["seed=-1"], "seed=-1"),
     "night of 2": (["night=2"], "night=2, expected 0 to 1"),
     "backwards": (["speed=-3"], "speed=-3, expected 0 to 60"),
+    "unknown weather": (["weather=hail"], "weather=hail, expected one of clear, cloudy, rain, snow, fog"),
+    "weather untold": (
+        ["weather=rain"],
+        "weather=rain: this model is not told weather; it is told boxes, night",
+    ),
+    "guidance untold": (["guidance={fog: 2}"], "guidance: this model is not told fog; it is told boxes, night"),
+    "guidance nan": (["guidance={boxes: nan}"], "guidance.boxes=nan, expected 0 to 100"),
+    "guidance in letters": (["guidance={boxes: much}"], "guidance.boxes: found 'much', expected a number"),
+    "layout weather": (["layout=weather.json"], "frame 0: weather is 'hail', expected one of clear"),
+    "layout key": (["layout=key.json"], "frame 0: unknown key 'wether'; known: time_s, night"),
     "spinning": (["turn=400"], "turn=400, expected -90 to 90"),
     "no steps": (["upsample_steps=0"], "upsample_steps=0, expected 1 to"),
     "unknown upsampler": (["upsampler=magic"], "upsampler=magic, expected one of diffusion, bicubic, none"),
@@ -295,7 +341,7 @@ def test_an_unknown_command_lists_the_known_ones(capsys):
     assert run("simulate") == 2
     message = told(capsys)
     assert "unknown command 'simulate'" in message
-    assert "evaluate, generate, prepare, train" in message
+    assert "evaluate, generate, plan, prepare, train" in message
 
 
 @pytest.mark.parametrize("words", [[], ["--help"], ["-h"]])

@@ -18,8 +18,8 @@ def layout(sides: list[float], classes: list[int] | None = None) -> Layout:
     n = len(sides)
     boxes = torch.tensor([[0, 0, side, side] for side in sides])[None]
     kinds = torch.tensor([classes or [0] * n])
-    zero = torch.zeros(1)
-    return Layout(boxes, kinds, torch.arange(n)[None], zero, zero, torch.ones(1).bool(), zero, zero)
+    known = torch.ones(1).bool()
+    return replace(Layout.unknown(1, slots=n), boxes=boxes, classes=kinds, tracks=torch.arange(n)[None], known=known)
 
 
 def test_where_nobody_says_how_it_was_driven_it_goes_straight_on_at_the_given_speed():
@@ -54,6 +54,37 @@ def test_in_a_mirror_a_bend_goes_the_other_way_as_poses_in_a_mirror_do():
     seen = replace(Layout.unknown(9), travel=travel, heading=heading).mirrored()
     expected = driven(mirror @ turns @ mirror, places @ mirror)
     assert_close((seen.travel, seen.heading), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_in_a_mirror_cars_and_the_wheel_turn_the_other_way():
+    solids = torch.tensor([[[10.0, 4, 2, 1.5, 0.3]]])
+    one = replace(layout([0.1]), solids=solids, turn=torch.tensor([0.2]), steering=torch.tensor([1.0]))
+    seen = one.mirrored()
+    assert_close(seen.solids, torch.tensor([[[10, 4, 2, 1.5, -0.3]]]))
+    assert (seen.turn.item(), seen.steering.item()) == (-one.turn.item(), -1)
+    assert_close(vars(seen.mirrored()), vars(one), equal_nan=True)
+
+
+def test_speed_and_turn_are_the_slope_of_the_way_driven_where_they_are_not_known():
+    times = torch.tensor([0.0, 0.5, 1.5, 2.0])
+    way = replace(Layout.unknown(4), travel=3 + 5 * times, heading=0.2 * times)
+    assert_close(way.moving(times).speed, torch.full((4,), 5.0))
+    assert_close(way.moving(times).turn, torch.full((4,), 0.2))
+    said = replace(way, speed=torch.tensor([1.0, float("nan"), 2, 3]))
+    assert_close(said.moving(times).speed, torch.tensor([1.0, 5, 2, 3]))
+    assert Layout.unknown(4).moving(times).speed.isnan().all()
+    assert Layout.unknown(1).moving(torch.zeros(1)).speed.isnan().all()
+
+
+def test_boxes_in_space_follow_their_boxes_when_slots_are_cropped_or_padded():
+    solids = torch.arange(15.0).view(1, 3, 5)
+    three = replace(layout([0.1, 0.5, 0.3]), solids=solids)
+    assert_close(three.pad(2).solids, solids[:, [1, 2]])
+    assert_close(three.pad(4).solids[:, :3], solids)
+    assert three.pad(4).solids[:, 3].isnan().all()
+    part = three.cropped(0.2, 0.2, 0.5, 0.5)
+    assert part.solids.isnan().all(-1).tolist() == [[True, False, True]]
+    assert_close(part.solids[0, 1], solids[0, 1])
 
 
 def test_boxes_follow_a_crop_and_those_that_leave_it_are_emptied():

@@ -5,6 +5,7 @@ import pytest
 from drivesim import config
 from drivesim.config import option, parse
 from drivesim.errors import UserError
+from drivesim.training.train import TrainConfig
 
 
 @dataclass
@@ -158,3 +159,15 @@ def test_cfg_job_prints_the_resolved_config_and_stops(capsys):
         parse(Schema, ["root=a", "count=9", "--cfg", "job"], "t")
     assert not stopped.value.code
     assert "count: 9" in capsys.readouterr().out
+
+
+def test_an_experiment_that_is_no_yaml_is_told_with_its_line(conf):
+    (config.CONF / "experiment" / "twice.yaml").write_text("# @package config\nimage: 1\nimage: 2\n")
+    with pytest.raises(UserError, match=r"twice\.yaml.* line 2.*duplicate key image"):
+        parse(WithExperiment, ["experiment=twice"], "t")
+
+
+@pytest.mark.parametrize("experiment", sorted(path.stem for path in (config.CONF / "experiment").glob("*.yaml")))
+def test_every_experiment_is_readable(experiment):
+    asked = parse(TrainConfig, [f"experiment={experiment}", "data=x"], "drivesim train")
+    assert asked.config.stages.keyframes.lr > 0

@@ -8,7 +8,7 @@ from drivesim.data.store import ClipStore
 from drivesim.errors import UserError
 from drivesim.files import atomic_path, check_output
 
-HIDDEN = ["shard", "shard_at", "bytes", "frames_at", "boxes_at", "boxes"]  # for programs, not for readers
+HIDDEN = ["caption", "shard", "shard_at", "bytes", "frames_at", "boxes_at", "boxes"]  # too long for a line
 
 
 @dataclass

@@ -90,6 +90,7 @@ class NuscenesSource:
             frames=iter(()),
             camera=piece.camera,
             weather=drive.weather,
+            caption=" ".join(drive.scene["description"].split()),
             maps=drive.maps(),
         )
         yield from (Dropped(unit.name, loss) for loss in drive.losses)

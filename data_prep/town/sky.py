@@ -8,6 +8,8 @@ import numpy as np
 from data_prep.town.light import Light
 from data_prep.town.view import View
 
+CLEAR_M = 130.0  # haze that hides no skyline
+
 
 def build_panorama(rng: np.random.Generator, light: Light, view: View) -> np.ndarray:
     """[rows above the horizon, pixels round the compass, 3] uint8; column 0 looks east, columns go clockwise."""
@@ -22,7 +24,7 @@ def build_panorama(rng: np.random.Generator, light: Light, view: View) -> np.nda
     sky += glow[..., None] * np.array([0.30, 0.18, 0.06], np.float32) * strength
     if not light.overcast:
         sky = _clouds(rng, sky, light, rise)
-    if light.night == 1.0:
+    if light.night == 1.0 and not light.overcast:
         _stars(rng, sky, rows)
     _skyline(rng, sky, light, rows)
     return (np.clip(sky, 0, 1) * 255).astype(np.uint8)
@@ -49,8 +51,8 @@ def _stars(rng: np.random.Generator, sky: np.ndarray, rows: int) -> None:
 
 def _skyline(rng: np.random.Generator, sky: np.ndarray, light: Light, rows: int) -> None:
     """Hazy roofs and hills behind the last house one can see."""
-    columns = sky.shape[1]
-    for closeness, tall in ((0.25, 0.16), (0.5, 0.10)):
+    columns, seen = sky.shape[1], min(1.0, light.haze_m / CLEAR_M)
+    for closeness, tall in ((0.25 * seen, 0.16), (0.5 * seen, 0.10)):
         colour = light.horizon * (1 - closeness) + (light.ambient * 0.42 + light.sunlight * 0.1) * closeness
         x = 0
         while x < columns:

@@ -9,13 +9,16 @@ import numpy as np
 from data_prep.mounts import CAM_FRONT, MOUNTS
 from data_prep.source import Dropped, Frame, RawClip, Unit
 from data_prep.town.traffic import START_M
-from data_prep.town.world import SEEN_M, Setting, World
+from data_prep.town.weather import SKIES
+from data_prep.town.world import SEEN_M, Setting, World, weather_of
 from drivesim.config import option
 from drivesim.errors import UserError
 
 LICENCE = "CC0-1.0"
 SPARSE = 1  # kind of route in seeds
 FULL = 0
+TIMES = {"day": "by day", "dusk": "at dusk", "night": "at night"}
+TRAFFIC = ((1.3, "heavy"), (0.7, "some"), (1e-9, "light"), (0.0, "no"))  # least crowdedness of a setting -> word
 
 
 @dataclass
@@ -32,6 +35,9 @@ class TownConfig:
     width: int = option(1024, "picture width, pixels")
     night_share: float = option(0.25, "share of routes at night")
     dusk_share: float = option(0.15, "share of routes at dusk")
+    rain_share: float = option(0.0, "share of routes in rain")
+    snow_share: float = option(0.0, "share of routes in snow")
+    fog_share: float = option(0.0, "share of routes in fog")
     crowdedness: float = option(1.0, "scales traffic and people; 0 for empty streets")
     min_speed_mps: float = option(4.0, "slowest cruising speed, m/s")
     max_speed_mps: float = option(12.0, "fastest cruising speed, m/s")
@@ -53,11 +59,14 @@ class TownSource:
         for name in positive:
             if not getattr(c, name) > 0:
                 raise UserError(f"{name} is {getattr(c, name)}, expected more than 0")
-        for name in ("routes", "sparse_routes", "crowdedness", "night_share", "dusk_share", "seed"):
+        wet = [f"{weather}_share" for weather in SKIES]
+        for name in ("routes", "sparse_routes", "crowdedness", "night_share", "dusk_share", "seed", *wet):
             if getattr(c, name) < 0:
                 raise UserError(f"{name} is {getattr(c, name)}, expected 0 or more")
         if c.night_share + c.dusk_share > 1:
             raise UserError(f"night_share + dusk_share is {c.night_share + c.dusk_share:g}, expected at most 1")
+        if (together := sum(getattr(c, name) for name in wet)) > 1:
+            raise UserError(f"{' + '.join(wet)} is {together:g}, expected at most 1")
         if c.min_speed_mps > c.max_speed_mps:
             raise UserError(f"min_speed_mps {c.min_speed_mps} exceeds max_speed_mps {c.max_speed_mps}; swap them")
         if c.height < 64 or c.width < 64 or c.height % 8 or c.width % 8:
@@ -84,7 +93,9 @@ class TownSource:
         """The one clip of a unit; its world is built when the first frame is asked for."""
         fps = self.config.sparse_fps if _is_sparse(unit) else self.config.fps
         frames = self._frames(unit, fps)
-        yield RawClip(unit.name, unit.route, fps, "town", LICENCE, True, frames, _camera(unit), start_s=0.0)
+        setting, camera = self.setting(unit), _camera(unit)
+        weather, caption = weather_of(setting), describe(setting)
+        yield RawClip(unit.name, unit.route, fps, "town", LICENCE, True, frames, camera, weather, caption, start_s=0.0)
 
     def setting(self, unit: Unit) -> Setting:
         """What a unit shows; depends on the seed, the names of its route and camera, and the options."""
@@ -105,7 +116,17 @@ class TownSource:
             speed_mps=(c.min_speed_mps, c.max_speed_mps),
             camera=_camera(unit),
             start_m=SEEN_M + START_M if self._looks_about else START_M,
+            weather=self._weather(number, sparse),
         )
+
+    def _weather(self, number: int, sparse: bool) -> str:
+        """Of a route: another low-discrepancy sequence, so that every weather comes at every time of day."""
+        draw = (number * 0.7548776662 + 0.5 + 0.37 * sparse) % 1
+        for weather in SKIES:
+            draw -= getattr(self.config, f"{weather}_share")
+            if draw < 0:
+                return weather
+        return ""
 
     def _frames(self, unit: Unit, fps: float) -> Iterator[Frame]:
         cv2.setNumThreads(1)  # the work is spread over processes, one route each
@@ -113,6 +134,14 @@ class TownSource:
         world = World(setting)
         for index in range(max(1, round(setting.seconds * fps))):
             yield world.frame(index / fps)
+
+
+def describe(setting: Setting) -> str:
+    """What a route shows, in words: "a street at night in rain with heavy traffic"."""
+    busy = setting.crowdedness
+    traffic = next(word for least, word in TRAFFIC if busy >= least)
+    weather = f" in {setting.weather}" if setting.weather else ""
+    return f"a street {TIMES[setting.time_of_day]}{weather} with {traffic} traffic"
 
 
 def _is_sparse(unit: Unit) -> bool:

@@ -16,7 +16,7 @@ from data_prep.town.floor import Floor
 from data_prep.town.ground import GRASS, YARD, build_ground
 from data_prep.town.houses import DISTRICTS
 from data_prep.town.leaves import leaf_polygons
-from data_prep.town.light import LAMP_COLOUR, NIGHT_VALUE, build_light, headlight_beam, lamp_glow
+from data_prep.town.light import LAMP_COLOUR, NIGHT_VALUE, Light, build_light, headlight_beam, lamp_glow
 from data_prep.town.mesh import CORNERS, Polygons
 from data_prep.town.painter import Scene, paint
 from data_prep.town.paths import direction, right_of
@@ -29,11 +29,13 @@ from data_prep.town.traffic import START_M, build_traffic
 from data_prep.town.truth import boxes_of
 from data_prep.town.view import FIELD_OF_VIEW, View, from_front, mounted
 from data_prep.town.walkers import build_walkers
+from data_prep.town.weather import covered, covered_colour, covered_leaves, covered_scenery, draw_fall, weathered
 from drivesim.clip import VEHICLES
 
 SHADOWS_SEEN_M = 90.0
 LAMPS_GLOW_M = 90.0
 BETWEEN_STEPS_M = 8.0  # far more than the camera's move and turn within STEP_S shift what is SEEN_M away
+SKY, FALL = 5, 6  # streams of random numbers
 REACH_M = 12.0  # no house is larger than this from its middle
 
 
@@ -42,6 +44,7 @@ class Setting:
     """What a route is made of.
 
     seconds  how long the camera drives;  crowdedness  1 usual, 0 empty streets;  time_of_day  "day", "dusk", "night"
+    weather  "rain", "snow", "fog", or empty: dry, with clouds or without
     camera   channel, one of MOUNTS;  start_m  road behind the car at the start: to look back, more than SEEN_M
     """
 
@@ -54,6 +57,18 @@ class Setting:
     speed_mps: tuple[float, float] = (4.0, 12.0)
     camera: str = CAM_FRONT
     start_m: float = START_M
+    weather: str = ""
+
+
+def light_of(setting: Setting) -> tuple[Light, np.random.Generator]:
+    """The light of a route, and what its sky is drawn with next."""
+    rng = np.random.default_rng([*setting.seed, SKY])
+    return weathered(build_light(rng, setting.time_of_day), setting.weather), rng
+
+
+def weather_of(setting: Setting) -> str:
+    """One of drivesim.data.schema.WEATHERS."""
+    return setting.weather or ("cloudy" if light_of(setting)[0].overcast else "clear")
 
 
 class World:
@@ -65,8 +80,8 @@ class World:
     def __init__(self, setting: Setting):
         self.setting, self.mount = setting, MOUNTS[setting.camera]
         # Independent streams: changing the traffic leaves the streets and houses as they are.
-        plan, build, surface, drive, walk, sky = (np.random.default_rng([*setting.seed, i]) for i in range(6))
-        self.light = build_light(sky, setting.time_of_day)
+        plan, build, surface, drive, walk = (np.random.default_rng([*setting.seed, i]) for i in range(5))
+        self.light, sky = light_of(setting)
         self.roads = build_roads(plan, setting.seconds * setting.speed_mps[1] + setting.start_m - START_M)
         style = str(build.choice(list(DISTRICTS)))
         self.traffic = build_traffic(
@@ -77,17 +92,19 @@ class World:
         self.lamps = np.array(lit, np.float32).reshape(-1, 3)
         walkers = build_walkers(walk, self.roads, self.traffic, setting.crowdedness)
         self.company = Company(self.traffic, walkers, self.lamps, self.light.lamps > 0)
-        start, base = self.view(0.0), GRASS if style in ("suburb", "avenue") else YARD
-        ground = build_ground(surface, self.roads)
+        start, beside = self.view(0.0), GRASS if style in ("suburb", "avenue") else YARD
+        ground = covered(build_ground(surface, self.roads), setting.weather)
+        base = covered_colour(beside, setting.weather)
         self._floor = Floor(surface, ground, self.light, start, self.mount, base, self.lamps)
         self._panorama = build_panorama(sky, self.light, start)
         self._set_scenery(scenery)
 
     def _set_scenery(self, scenery: Scenery) -> None:
-        self._static = Polygons.cat(scenery.polygons)
+        self._static = covered_scenery(Polygons.cat(scenery.polygons), self.setting.weather)
         self._static_parts = np.array(scenery.parts)
         self._static_lamp = lamp_glow(self._static.points[:, :3].mean(1), self.lamps)
         self._blobs = np.concatenate([np.zeros((0, 11), np.float32), *scenery.blobs])
+        self._blobs[:, 4:7] = covered_leaves(self._blobs[:, 4:7], self.setting.weather)
         self._blob_lamp = lamp_glow(self._blobs[:, :3], self.lamps)
         self._lamp_parts = scenery.lamp_parts
         self._sunny = not self.light.overcast and self.light.lamps == 0
@@ -114,6 +131,7 @@ class World:
         draw_sky(image, self._panorama, view)
         self._floor.draw(image, view, *self._ground_shadows(view, cast))
         visibility = paint(image, view, self._scene(view, cast), self.light)
+        draw_fall(image, self.setting.weather, self.light, (*self.setting.seed, FALL, round(time_s * 1e3)))
         boxes = boxes_of(view, cast.things, visibility)
         vehicles = sum(box.name in VEHICLES and box.visibility >= COUNTED_VISIBILITY for box in boxes)
         speed, night = float(self.traffic.speed(time_s)[0]), NIGHT_VALUE[self.setting.time_of_day]

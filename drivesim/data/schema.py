@@ -18,7 +18,7 @@ import pyarrow as pa
 
 SCHEMA = 2
 SPLITS = ("train", "val", "test")
-WEATHERS = ("clear", "cloudy", "rain", "snow", "fog")
+WEATHERS = ("clear", "cloudy", "rain", "snow", "fog")  # trained models know them by their place here
 MAP_LAYERS = ("drivable_area", "ped_crossing", "walkway", "stop_line", "carpark_area", "road_divider", "lane_divider")
 
 # fmt: off
@@ -35,6 +35,7 @@ INDEX = pa.schema([
     ("licence", pa.string()),
     ("night", pa.float32()),  # 0 day .. 1 night, NaN unknown
     ("weather", pa.string()),  # one of WEATHERS, empty where unknown
+    ("caption", pa.string()),  # what the clip shows, in words; empty where nobody says
     ("crowdedness", pa.float32()),  # mean number of vehicles in view, NaN unknown
     ("speed_mps", pa.float32()),  # mean ego speed, NaN unknown
     ("has_boxes", pa.bool_()),
@@ -68,4 +69,5 @@ MAPS = pa.schema([
     ("png", pa.binary()),  # 8 bit grey, 255 where the layer is
 ])
 # fmt: on
+OPTIONAL = ("caption",)  # text columns that older stores lack; they read as empty
 TABLES = {"index": INDEX, "frames": FRAMES, "boxes": BOXES, "maps": MAPS}

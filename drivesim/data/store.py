@@ -19,10 +19,10 @@ import pyarrow.compute as pc
 import torch
 from scipy.spatial.transform import Rotation
 
-from drivesim.clip import CLASSES, MIN_VISIBILITY, NO_BOX, Camera, Layout
+from drivesim.clip import CLASSES, MIN_VISIBILITY, NO_BOX, NO_WEATHER, SOLID, Camera, Layout
 from drivesim.data.clip_file import ClipFile
 from drivesim.data.remote import Place, exists, join, place, read_text
-from drivesim.data.schema import BOXES, FRAMES, INDEX, SCHEMA, SPLITS, TABLES
+from drivesim.data.schema import BOXES, FRAMES, INDEX, SCHEMA, SPLITS, TABLES, WEATHERS
 from drivesim.data.tables import ClipRows, read_table
 from drivesim.data.where import select
 from drivesim.errors import UserError
@@ -190,9 +190,12 @@ class ClipStore:
         layout.night[:] = torch.tensor(frames["night"].to_numpy())
         layout.crowdedness[:] = torch.tensor(frames["vehicles"].to_numpy())
         layout.known[:] = bool(row.has_boxes)
+        layout.weather[:] = WEATHERS.index(row.weather) if row.weather in WEATHERS else NO_WEATHER
+        layout.speed[:] = torch.tensor(frames["speed_mps"].to_numpy())
+        layout.steering[:] = torch.tensor(frames["steering_rad"].to_numpy())
         travel, heading = ego_motion(frames.select(POSE).to_pandas(ignore_metadata=True, use_threads=False))
         layout.travel[:], layout.heading[:] = torch.from_numpy(travel), torch.from_numpy(heading)
-        return layout
+        return layout.moving(torch.arange(len(frames)) / float(row.fps))
 
 
 def clip_file(root: Place, clip: str, row: Any) -> ClipFile:
@@ -228,11 +231,13 @@ def _fill_boxes(layout: Layout, table: pa.Table, min_visibility: float) -> None:
     area = (corners[:, 2:] - corners[:, :2]).prod(1)
     order = np.lexsort((track, -area, frame))
     slot = np.arange(len(order)) - np.searchsorted(frame[order], frame[order])  # 0, 1, 2 ... in each frame
+    solids = np.stack([table[name].to_numpy() for name in SOLID], 1).astype(np.float32)
     order, slot = (part[slot < layout.classes.shape[-1]] for part in (order, slot))
     at = torch.from_numpy(frame[order]), torch.from_numpy(slot)
     layout.boxes[at] = torch.from_numpy(corners[order])
     layout.classes[at] = torch.from_numpy(classes.to_numpy().astype(np.int64)[order])
     layout.tracks[at] = torch.from_numpy(track[order])
+    layout.solids[at] = torch.from_numpy(solids[order])
 
 
 def ego_motion(frames: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from drivesim.data.recent import Recent
 from drivesim.data.remote import Place, join, open_file
-from drivesim.data.schema import TABLES
+from drivesim.data.schema import OPTIONAL, TABLES
 from drivesim.errors import UserError
 
 KEPT_ROWS = 2**18  # decoded rows of a table that a process keeps: 30 MB of frames.parquet
@@ -30,7 +30,8 @@ def open_table(root: Place, name: str, dictionaries: Sequence[str] = ()) -> pq.P
     path = join(root, f"{name}.parquet")
     with readable(path):
         file = pq.ParquetFile(path if isinstance(path, Path) else open_file(path), read_dictionary=list(dictionaries))
-    if missing := [column for column in TABLES[name].names if column not in file.schema_arrow.names]:
+    expected = [column for column in TABLES[name].names if column not in OPTIONAL]
+    if missing := [column for column in expected if column not in file.schema_arrow.names]:
         raise UserError(f"{path} lacks {', '.join(missing)}; prepare the store again")
     return file
 
@@ -39,8 +40,23 @@ def read_table(
     root: Place, name: str, columns: Sequence[str] | None = None, dictionaries: Sequence[str] = ()
 ) -> pa.Table:
     """All rows of one of TABLES, of all columns or some. raises UserError as `open_table` does"""
-    with open_table(root, name, dictionaries) as file, readable(join(root, f"{name}.parquet")):
-        return file.read(list(columns or TABLES[name].names))
+    wanted = list(columns or TABLES[name].names)
+    sure = [column for column in dictionaries if column not in OPTIONAL]
+    with open_table(root, name, sure) as file, readable(join(root, f"{name}.parquet")):
+        table = file.read([column for column in wanted if column in file.schema_arrow.names])
+    return completed(table, wanted, dictionaries).select(wanted)
+
+
+def completed(table: pa.Table, columns: Sequence[str], dictionaries: Sequence[str] = ()) -> pa.Table:
+    """A table with those of OPTIONAL among `columns` that it lacks, empty; held once a text if in `dictionaries`."""
+    for column in (column for column in OPTIONAL if column in columns):
+        if column not in table.column_names:
+            table = table.append_column(column, pa.array([""] * len(table), pa.string()))
+        if column in dictionaries:
+            at = table.column_names.index(column)
+            texts = pc.fill_null(table[column].cast(pa.string()), "")
+            table = table.set_column(at, column, texts.dictionary_encode())
+    return table
 
 
 @contextmanager

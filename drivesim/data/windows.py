@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -19,7 +19,7 @@ from drivesim.data.store import ClipStore
 from drivesim.data.video import read_window
 from drivesim.errors import UserError
 
-LAYOUT_FRAMES = 2**17  # frames whose layouts a process keeps: 100 MB of 24 boxes each
+LAYOUT_FRAMES = 2**17  # frames whose layouts a process keeps: 170 MB of 24 boxes each
 NAMES_AT_ONCE = 10_000  # as Python texts a million names take 100 MB
 
 
@@ -76,22 +76,34 @@ class WindowSpec:
 
 @dataclass
 class Batch:
-    """x [B, T, ...] latents or pixels, layout [B, T], level [B]."""
+    """x [B, T, ...] latents or pixels, layout [B, T], level [B]; captions: B texts, each empty where unknown;
+    numbers: of the B windows in their data set, see `WindowDataset.place`; none of windows from elsewhere."""
 
     x: Tensor
     layout: Layout
     level: Tensor
+    captions: list[str] = field(default_factory=list)
+    numbers: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.captions = self.captions or [""] * len(self.x)
 
     def to(self, *args, **kwargs) -> "Batch":
-        return Batch(self.x.to(*args, **kwargs), self.layout.to(*args, **kwargs), self.level.to(*args, **kwargs))
+        layout, level = self.layout.to(*args, **kwargs), self.level.to(*args, **kwargs)
+        return Batch(self.x.to(*args, **kwargs), layout, level, self.captions, self.numbers)
 
     def pin_memory(self) -> "Batch":
-        return Batch(self.x.pin_memory(), self.layout.map(Tensor.pin_memory), self.level.pin_memory())
+        layout, level = self.layout.map(Tensor.pin_memory), self.level.pin_memory()
+        return Batch(self.x.pin_memory(), layout, level, self.captions, self.numbers)
+
+    def __getitem__(self, clips: slice) -> "Batch":
+        """Some of its clips."""
+        return Batch(self.x[clips], self.layout[clips], self.level[clips], self.captions[clips], self.numbers[clips])
 
 
-def collate(items: Sequence[tuple[Tensor, Layout, int]]) -> Batch:
-    x, layouts, levels = zip(*items, strict=True)
-    return Batch(torch.stack(x), Layout.stack(layouts), torch.tensor(levels))
+def collate(items: Sequence[tuple[Tensor, Layout, int, str, int]]) -> Batch:
+    x, layouts, levels, captions, numbers = zip(*items, strict=True)
+    return Batch(torch.stack(x), Layout.stack(layouts), torch.tensor(levels), list(captions), list(numbers))
 
 
 @dataclass(frozen=True)
@@ -171,17 +183,27 @@ class WindowDataset(Dataset):
     def __len__(self) -> int:
         return self.length
 
-    def __getitem__(self, i: int) -> tuple[Tensor, Layout, int]:
-        rng = np.random.default_rng((self.seed, i))
-        which = int(rng.integers(len(self.specs)))
-        spec = self.specs[which]
-        row, start, stride = self.choices[which].draw(rng)
+    def __getitem__(self, i: int) -> tuple[Tensor, Layout, int, str, int]:
+        """A window, its layout, the level of its spec, what the clip shows in words, empty where unknown, and i."""
+        spec, row, start, stride, rng = self._drawn(i)
         clip = self.store.index.index[row]
         mirror = self.augment.flip > 0 and rng.random() < self.augment.flip
         x = (self.mirrored if mirror else self.reader).window(clip, start, spec.frames, stride, rng)
         layout = self.layout(clip)[start + stride * torch.arange(spec.frames)]
         layout = layout.mirrored() if mirror else layout
-        return *change_pixels(self.augment, x, layout, rng), spec.level
+        x, layout = change_pixels(self.augment, x, layout, rng)
+        return x, layout, spec.level, str(self.store.index["caption"].iat[row]), i
+
+    def place(self, i: int) -> str:
+        """Where window i lies, for people: clip, first frame, and how many of the clip's frames it is to the next."""
+        _, row, start, stride, _ = self._drawn(i)
+        return f"clip {self.store.index.index[row]} from frame {start}" + (f" by {stride}" if stride > 1 else "")
+
+    def _drawn(self, i: int) -> tuple[WindowSpec, int, int, int, np.random.Generator]:
+        """Spec, row of the index, first frame, stride, and the generator of all that is drawn later."""
+        rng = np.random.default_rng((self.seed, i))
+        which = int(rng.integers(len(self.specs)))
+        return self.specs[which], *self.choices[which].draw(rng), rng
 
     def _layout(self, clip: str) -> Layout:
         layout = self.store.layout(clip, self.slots)

@@ -1,21 +1,23 @@
 """Tasks: what a denoiser makes of a batch, and what it is told. Stages differ by their task object alone."""
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from drivesim.clip import Layout
+from drivesim.diffusion.draws import Generator, choice, rand, randn
+from drivesim.diffusion.schedule import TIMESTEPS, Diffusion
+from drivesim.errors import UserError
 from drivesim.models.conditioning import drop
-from drivesim.models.filters import EdgeFilters
+from drivesim.models.conditions import chosen
 
 if TYPE_CHECKING:
     from drivesim.data.windows import Batch
     from drivesim.models.denoiser import Denoiser
 
-DETAIL_GAIN = 8.0  # brings differences of neighbouring pixels, about an eighth of their range, to unit size
 FLAGS = 3  # planes beside the known latents: the mask, the task's own flag, metres from the nearest known frame
 FAR_M = 10.0  # metres that count as 1
 
@@ -24,12 +26,14 @@ FAR_M = 10.0  # metres that count as 1
 class Known:
     """The frames of a window that are given.
 
-    mask   [B, T] 1 for known frames
-    flag   [B] a number that the task wants to tell its temporal layers (interpolation: which level)
+    mask    [B, T] 1 for known frames
+    flag    [B] a number that the task wants to tell its temporal layers (interpolation: which level)
+    noised  [B] timestep to which the known frames were noised; None where a task does not tell
     """
 
     mask: Tensor
     flag: Tensor
+    noised: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,7 @@ class Problem:
     tokens   [B, T, N, D] for cross-attention, or None
     context  [B, T, K, h, w] known frames with their flags for the context encoder, or None
     weight   [B, T] of each frame in the loss
+    level    [B] noise level of what is laid beside it, told to the network as an embedding; None where there is none
     """
 
     x: Tensor
@@ -48,6 +53,7 @@ class Problem:
     tokens: Tensor | None
     context: Tensor | None
     weight: Tensor
+    level: Tensor | None = None
 
 
 class Task(Protocol):
@@ -61,160 +67,205 @@ class Task(Protocol):
     def context_channels(self) -> int:
         """Channels of the context beyond those of the latents; 0: this task knows no frames."""
 
-    def pose(self, batch: "Batch", denoiser: "Denoiser", generator: torch.Generator) -> Problem: ...
+    def pose(
+        self, batch: "Batch", denoiser: "Denoiser", generator: Generator, diffusion: Diffusion | None = None
+    ) -> Problem:
+        """`diffusion` is the forward process under training, for a task that noises what it tells by it."""
 
 
 @dataclass
 class Frames:
     """The image LDM: frames by themselves, nothing known but the layout. The base of the tasks on latents."""
 
-    drop_boxes: float = 0.1
-    drop_labels: float = 0.1
+    drop_boxes: float = 0.1  # share of the clips that are not told their boxes, nor what is told of boxes
+    drop_labels: float = 0.1  # the same of every other condition, each by itself
+    drop: dict[str, float] = field(default_factory=dict)  # the same of conditions by name, before the two above
+    drop_text: float = 0.1  # of a network that reads captions
     temporal: bool = False
     context_channels: int = 0
 
-    def draw(self, batch: int, level: Tensor, generator: torch.Generator) -> Known | None:
+    def rates(self, conditions: Sequence[str]) -> dict[str, float]:
+        """How often each condition is dropped in training."""
+        usual = {
+            c.name: self.drop_boxes if "boxes" in (c.name, c.needs) else self.drop_labels for c in chosen(conditions)
+        }
+        return {name: self.drop.get(name, rate) for name, rate in usual.items()}
+
+    def draw(self, batch: int, level: Tensor, generator: Generator) -> Known | None:
         """Which frames of a training window are known."""
         return None
 
-    def pose(self, batch: "Batch", denoiser: "Denoiser", generator: torch.Generator) -> Problem:
+    def pose(
+        self, batch: "Batch", denoiser: "Denoiser", generator: Generator, diffusion: Diffusion | None = None
+    ) -> Problem:
         z = batch.x
-        layout = drop(batch.layout, self.drop_boxes, self.drop_labels, generator)
-        planes, tokens = denoiser.condition(layout, z.shape[-2], z.shape[-1])
+        layout = drop(batch.layout, self.rates(denoiser.config.conditions), generator)
+        captions = drop_texts(batch.captions, self.drop_text, generator) if denoiser.reads else ()
+        planes, tokens = denoiser.condition(layout, z.shape[-2], z.shape[-1], captions)
         known = self.draw(len(z), batch.level, generator)
         if known is None:
             return Problem(z, planes, tokens, None, torch.ones(z.shape[:2], device=z.device))
-        context = context_planes(denoiser, self.augment(z, generator), known, batch.layout)
+        seen, known = self.augment(z, known, generator, diffusion)
+        context = context_planes(denoiser, seen, known, batch.layout)
         return Problem(z, planes, tokens, context, 1 - known.mask.to(z))
 
-    def augment(self, z: Tensor, generator: torch.Generator) -> Tensor:
-        return z
+    def augment(
+        self, z: Tensor, known: Known, generator: Generator, diffusion: Diffusion | None
+    ) -> tuple[Tensor, Known]:
+        """What is seen of the known frames in training, and told of it."""
+        return z, known
 
 
 @dataclass
-class Predict(Frames):
+class Window(Frames):
+    """The base of tasks on windows some of whose frames are known.
+
+    In a rollout the known frames are the model's own. In training they get a little noise that is not told
+    (`context_noise`, its largest standard deviation), or are noised by the forward process to a timestep up to
+    `context_augmentation` which is told (conditioning augmentation; 250 in the paper's text-to-video model), or both.
+    """
+
+    temporal: bool = True
+    context_channels: int = FLAGS
+    context_noise: float = 0.0
+    context_augmentation: int = 0
+
+    def __post_init__(self) -> None:
+        if self.context_augmentation:
+            self.context_channels = FLAGS + 1  # one more plane tells the timestep
+
+    def check(self, name: str) -> None:
+        """raises UserError for values that make no sense, under the name of the task in the configuration."""
+        if not 0 <= self.context_augmentation < TIMESTEPS:
+            raise UserError(
+                f"{name}.context_augmentation={self.context_augmentation}, expected a timestep, 0 to {TIMESTEPS - 1}"
+            )
+        if not self.context_noise >= 0:
+            raise UserError(f"{name}.context_noise={self.context_noise:g}, expected 0 or more")
+
+    def augment(
+        self, z: Tensor, known: Known, generator: Generator, diffusion: Diffusion | None
+    ) -> tuple[Tensor, Known]:
+        if self.context_noise:
+            level = rand((len(z), 1, 1, 1, 1), generator) * self.context_noise
+            z = z + (level * randn(z.shape, generator)).to(z)
+        if not self.context_augmentation:
+            return z, known
+        if diffusion is None:
+            raise ValueError("context_augmentation needs the forward process: pose(..., diffusion)")
+        timestep = (rand((len(z),), generator) * (self.context_augmentation + 1)).long()
+        return noised_context(z, known, timestep, randn(z.shape, generator), diffusion)
+
+    def told(self, known: Known) -> Known:
+        """`known` with the timestep of frames that were not noised, where this task tells one."""
+        return replace(known, noised=torch.zeros(len(known.mask))) if self.context_augmentation else known
+
+
+@dataclass
+class Predict(Window):
     """Keyframes after 0, 1 or 2 first frames, drawn from a categorical p_S (paper, section 3.2); S = 0 is the
-    unconditional case that context guidance needs. In training the known frames get a little noise, since in a
-    rollout they are the model's own."""
+    unconditional case that context guidance needs. With probabilities of that case alone, [1.0], as in text-to-video,
+    there is no context."""
 
     frames: int = 8
     probabilities: list[float] = field(default_factory=lambda: [0.1, 0.5, 0.4])
-    context_noise: float = 0.15  # largest standard deviation
-    temporal: bool = True
-    context_channels: int = FLAGS
+    context_noise: float = 0.15
 
-    def draw(self, batch: int, level: Tensor, generator: torch.Generator) -> Known:
-        counts = torch.multinomial(torch.tensor(self.probabilities), batch, replacement=True, generator=generator)
-        return self.known(counts)
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(self.probabilities) == 1:
+            self.context_channels = 0
+
+    def check(self, name: str) -> None:
+        super().check(name)
+        most = max(len(self.probabilities) - 1, 2)  # a rollout goes on from two
+        if not all(p >= 0 for p in self.probabilities) or not sum(self.probabilities) > 0:
+            raise UserError(f"{name}.probabilities={self.probabilities}, expected shares of 0, 1, 2 known frames")
+        if self.frames <= most:
+            raise UserError(f"{name}.frames={self.frames}; expected {most + 1} or more, {most} of which may be known")
+
+    def draw(self, batch: int, level: Tensor, generator: Generator) -> Known | None:
+        if not self.context_channels:
+            return None
+        return self.known(choice(self.probabilities, batch, generator))
 
     def known(self, counts: Tensor) -> Known:
         """The first counts [B] frames are known."""
-        return Known((torch.arange(self.frames) < counts[:, None]).float(), torch.zeros(len(counts)))
-
-    def augment(self, z: Tensor, generator: torch.Generator) -> Tensor:
-        level = torch.rand(len(z), 1, 1, 1, 1, generator=generator) * self.context_noise
-        return z + (level * torch.randn(z.shape, generator=generator)).to(z)
+        mask = (torch.arange(self.frames) < counts[:, None]).float()
+        return self.told(Known(mask, torch.zeros(len(counts))))
 
 
 @dataclass
-class Interpolate(Frames):
-    """The `factor` - 1 frames between two known ones; one model for both levels, told which by a flag (section 3.3)."""
+class Interpolate(Window):
+    """The `factor` - 1 frames between each two of `keys` known ones; one model for both levels, told which by a flag
+    (section 3.3). With T keys a window, T become factor·(T - 1) + 1 in one go.
 
-    factor: int = 4
-    temporal: bool = True
-    context_channels: int = FLAGS
-
-    @property
-    def frames(self) -> int:
-        return self.factor + 1
-
-    def draw(self, batch: int, level: Tensor, generator: torch.Generator) -> Known:
-        return self.known(level)
-
-    def known(self, level: Tensor) -> Known:
-        """Both ends are known; level [B] is 0 for the coarse and 1 for the fine interpolation."""
-        mask = torch.zeros(len(level), self.frames)
-        mask[:, 0] = mask[:, -1] = 1
-        return Known(mask, level.float())
-
-
-@dataclass
-class Upsample:
-    """What a bicubic enlargement misses of the full resolution (section 3.4): a pixel-space diffusion of the residual,
-    told the low-resolution frame, noise-augmented, and the level of that noise.
-
-    Pixels are folded `patch` x `patch` into channels (no information is lost), which puts the U-Net at 1/patch of the
-    resolution: what it costs a frame is what makes minutes of 512x1024 affordable.
+    drop_context  share of training windows of which nothing is known, which guidance of the interpolation needs
     """
 
     factor: int = 4
-    patch: int = 8
-    residual_std: float = 0.1  # of the training data; divides the residual to unit size
-    max_noise: float = 0.1  # standard deviation of the noise augmentation in training, pixels in [-1, 1]
-    temporal: bool = False
-    context_channels: int = 0
+    keys: int = 2
+    drop_context: float = 0.0
 
     @property
-    def channels(self) -> int:
-        return 3 * self.patch**2
+    def frames(self) -> int:
+        return self.factor * (self.keys - 1) + 1
 
-    @property
-    def planes(self) -> int:
-        """Of the low resolution on the denoiser's grid: its pixels, its detail, and the level of its noise."""
-        return 2 * 3 * (self.patch // self.factor) ** 2 + 1
+    def check(self, name: str) -> None:
+        super().check(name)
+        for option in ("factor", "keys"):
+            if getattr(self, option) < 2:
+                raise UserError(f"{name}.{option}={getattr(self, option)}, expected 2 or more")
+        if not 0 <= self.drop_context < 1:
+            raise UserError(f"{name}.drop_context={self.drop_context:g}, expected 0 or more and less than 1")
 
-    def pose(self, batch: "Batch", denoiser: "Denoiser", generator: torch.Generator) -> Problem:
-        """batch.x [B, T, 3, H, W] full resolution."""
-        high = batch.x
-        low = self.shrink(high)
-        level = torch.rand(len(high), generator=generator).to(high) * self.max_noise
-        noise = torch.randn(low.shape, generator=generator).to(high)
-        base, planes = self.condition(low, level, noise, denoiser.filters)
-        return Problem(
-            self.fold(high - base) / self.residual_std,
-            planes,
-            None,
-            None,
-            torch.ones(high.shape[:2], device=high.device),
-        )
+    def frames_of(self, keys: int) -> int:
+        """Frames that a sequence of `keys` becomes, in windows that share their ends.
 
-    def condition(
-        self, low: Tensor, level: Tensor, noise: Tensor, filters: EdgeFilters | None
-    ) -> tuple[Tensor, Tensor]:
-        """low [B, T, 3, h, w], level [B], noise like low -> the base [B, T, 3, H, W] of the clean low resolution,
-        and the planes of the augmented one: its pixels, their difference from their surroundings, which
-        is what missing detail can be told from and would drown in the brightness otherwise, and the level."""
-        augmented = (low + level.view(-1, 1, 1, 1, 1) * noise).flatten(0, 1)
-        detail = (augmented - F.avg_pool2d(augmented, 5, 1, 2, count_include_pad=False)) * DETAIL_GAIN
-        seen = F.pixel_unshuffle(torch.cat([augmented, detail], 1), self.patch // self.factor)
-        seen = seen.unflatten(0, low.shape[:2])
-        flat = (level / self.max_noise).view(-1, 1, 1, 1, 1).expand(*seen.shape[:2], 1, *seen.shape[-2:])
-        return self.base(low, filters), torch.cat([seen, flat], 2)
+        raises  UserError if that many do not fill whole windows
+        """
+        left = (keys - 1) % (self.keys - 1)
+        if keys < 1 or left:
+            low = max(keys - left, 1) if keys > 0 else 1
+            raise UserError(
+                f"{keys} frames do not fill windows of {self.keys} keys that share their ends; the nearest numbers "
+                f"that do are {low} and {low + self.keys - 1}"
+            )
+        return self.factor * (keys - 1) + 1
 
-    def base(self, low: Tensor, filters: EdgeFilters | None) -> Tensor:
-        """What the residual is added to: the enlargement, and what least-squares filters know to be missing in it."""
-        enlarged = self.enlarge(low)
-        return enlarged if filters is None else enlarged + filters(low.flatten(0, 1)).unflatten(0, low.shape[:2])
+    def draw(self, batch: int, level: Tensor, generator: Generator) -> Known:
+        known = self.known(level)
+        if not self.drop_context:
+            return known
+        keep = rand((batch, 1), generator) >= self.drop_context
+        return replace(known, mask=known.mask * keep)
 
-    def shrink(self, high: Tensor) -> Tensor:
-        """Area average, [B, T, 3, H, W] -> [B, T, 3, h, w]."""
-        return F.interpolate(high.flatten(0, 1), scale_factor=1 / self.factor, mode="area").unflatten(0, high.shape[:2])
+    def known(self, level: Tensor) -> Known:
+        """Every `factor`-th frame is known; level [B] is 0 for the coarse and 1 for the fine interpolation."""
+        mask = torch.zeros(len(level), self.frames)
+        mask[:, :: self.factor] = 1
+        return self.told(Known(mask, level.float()))
 
-    def enlarge(self, low: Tensor) -> Tensor:
-        """Bicubic, [B, T, 3, h, w] -> [B, T, 3, H, W]."""
-        return F.interpolate(low.flatten(0, 1), scale_factor=self.factor, mode="bicubic").unflatten(0, low.shape[:2])
 
-    def fold(self, x: Tensor) -> Tensor:
-        return F.pixel_unshuffle(x.flatten(0, 1), self.patch).unflatten(0, x.shape[:2])
+def drop_texts(captions: Sequence[str], rate: float, generator: Generator) -> list[str]:
+    """Captions, each forgotten with probability `rate`: classifier-free guidance needs a network that knows none."""
+    forgotten = rand((len(captions),), generator) < rate
+    return ["" if drop else text for text, drop in zip(captions, forgotten.tolist(), strict=True)]
 
-    def unfold(self, x: Tensor) -> Tensor:
-        return F.pixel_shuffle(x.flatten(0, 1), self.patch).unflatten(0, x.shape[:2])
+
+def noised_context(
+    latents: Tensor, known: Known, timestep: Tensor, noise: Tensor, diffusion: Diffusion
+) -> tuple[Tensor, Known]:
+    """Known frames noised by the forward process to timesteps [B], which are told; latents, noise [B, T, C, h, w]."""
+    timestep = timestep.to(latents.device)
+    return diffusion.add_noise(latents, noise.to(latents), timestep), replace(known, noised=timestep)
 
 
 def context_planes(denoiser: "Denoiser", latents: Tensor, known: Known, layout: Layout) -> Tensor:
     """Input of the context encoder [B, T, C + FLAGS, h, w]: the known latents, carried to the unknown frames; the mask;
     the flag; and how far the car is from the nearest known frame, that is, how much the carried ones are worth. Where
-    nothing is carried, the paper's c_S = (m o z, m) and the flag.
+    nothing is carried, the paper's c_S = (m o z, m) and the flag. One more plane where `known.noised` tells how noisy
+    the known frames are, as a share of all timesteps.
 
     latents [B, T, C, h, w], of which the known are looked at; layout [B, T] with known ego motion
     """
@@ -222,9 +273,11 @@ def context_planes(denoiser: "Denoiser", latents: Tensor, known: Known, layout: 
     flag = known.flag.to(latents)[:, None] * torch.ones_like(mask)
     h, w = latents.shape[-2:]
     apart = distance(mask, layout.travel.to(latents)) if denoiser.carries else torch.zeros_like(mask)
-    flags = torch.stack([mask, flag, apart / FAR_M], 2)
-    carried = denoiser.carry(latents, mask, layout)
-    return torch.cat([carried, flags[..., None, None].expand(-1, -1, -1, h, w)], 2)
+    flags = [mask, flag, apart / FAR_M]
+    if known.noised is not None:
+        flags.append(known.noised.to(latents)[:, None] / TIMESTEPS * mask)
+    carried = denoiser.carry(latents, known.mask, layout)
+    return torch.cat([carried, torch.stack(flags, 2)[..., None, None].expand(-1, -1, -1, h, w)], 2)
 
 
 def distance(mask: Tensor, travel: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ no frame comes twice or is missing (paper, section 3.3: T frames become 4·(T - 
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
 import torch
@@ -14,8 +15,16 @@ from torch import Tensor
 from drivesim.clip import Layout
 from drivesim.diffusion.sampler import window_noise
 from drivesim.diffusion.schedule import ScheduleConfig
-from drivesim.diffusion.tasks import Interpolate, Predict, Upsample
-from drivesim.generation.samplers import SamplerConfig, sample_frames, sample_upsampled, sample_window
+from drivesim.diffusion.tasks import Interpolate, Predict
+from drivesim.diffusion.tiles import Stitch
+from drivesim.diffusion.upsample import Upsample
+from drivesim.generation.samplers import (
+    SamplerConfig,
+    sample_frames,
+    sample_upsampled,
+    sample_window,
+    upsampling_noise,
+)
 from drivesim.machine import probe
 from drivesim.models.autoencoder import Autoencoder
 from drivesim.models.denoiser import Denoiser
@@ -51,7 +60,8 @@ def keyframes(
     """Endless keyframes [C, h, w] after the start frames [S, C, h, w], S 1 or 2, which are yielded first but for the
     older of two: that one only tells how things move.
 
-    Autoregressive as in the paper: after the first window, two context frames, the last ones made (section 3.2).
+    Autoregressive as in the paper: after the first window, two context frames, the last ones made (section 3.2). Only
+    the first window starts from what is carried: from windows on windows the start would only be stretched further.
     """
     yield start[-1]
     context, position = start[-2:], 0  # position: key index of the newest context frame
@@ -62,7 +72,16 @@ def keyframes(
         latents = torch.cat([context, context.new_zeros(task.frames - len(context), *context.shape[1:])])[None]
         noise = window_noise(tuple(latents.shape), seed, KEYS, window)
         made = sample_window(
-            denoiser, schedule, layout[None], latents, known, noise, config.keyframe_steps, config, guidance=True
+            denoiser,
+            schedule,
+            layout[None],
+            latents,
+            known,
+            noise,
+            config.keyframe_steps,
+            config,
+            guidance=True,
+            strength=config.keyframe_strength if window == 0 else 1.0,
         )[0]
         yield from made[len(context) :]
         position = int(keys[-1])
@@ -80,27 +99,47 @@ def interpolate(
     seed: int,
     config: SamplerConfig,
     batch: int = 4,
+    caption: str = "",
 ) -> Iterator[Tensor]:
-    """`factor` - 1 frames between each two; `spacing` final frames lie between the frames that come in. `batch` pairs
-    are made at once, which is only a matter of speed: noise belongs to a pair."""
+    """`factor` - 1 frames between each two, in windows of `task.keys` that share their ends; `spacing` final frames
+    lie between the frames that come in. About `batch` pairs are made at once, which is only a matter of speed: noise
+    belongs to a window. The caption is for a denoiser that reads.
+
+    raises  UserError where the frames end within a window
+    """
+    steps = task.keys - 1  # pairs a window
+    at_once = max(batch // steps, 1)
+    config = replace(config, context_guidance=config.interpolate_guidance, layout_guidance=1.0, text_guidance=1.0)
     last = next(frames)
-    pair = 0
+    window = 0
     yield last
-    while ends := list(islice(frames, batch)):
-        firsts = torch.stack([last, *ends[:-1]])
-        latents = firsts.new_zeros(len(ends), task.frames, *last.shape)
-        latents[:, 0], latents[:, -1] = firsts, torch.stack(ends)
-        index = torch.arange(pair, pair + len(ends))
-        at = index[:, None] * spacing + torch.arange(task.frames) * (spacing // task.factor)
+    while given := list(islice(frames, at_once * steps)):
+        task.frames_of(1 + window * steps + len(given))  # refuses a part of a window
+        keys = torch.stack([last, *given])
+        count = len(given) // steps
+        latents = keys.new_zeros(count, task.frames, *last.shape)
+        latents[:, :: task.factor] = torch.stack([keys[i * steps : i * steps + task.keys] for i in range(count)])
+        index = torch.arange(window, window + count)
+        at = index[:, None] * steps * spacing + torch.arange(task.frames) * (spacing // task.factor)
         layout = Layout.stack([layout_at(row) for row in at])
         stream = FINE if level else COARSE
         noise = torch.stack([window_noise(tuple(latents.shape[1:]), seed, stream, int(i)) for i in index])
-        known = task.known(torch.full((len(ends),), level))
+        known = task.known(torch.full((count,), level))
         made = sample_window(
-            denoiser, schedule, layout, latents, known, noise, config.interpolate_steps, config, guidance=False
+            denoiser,
+            schedule,
+            layout,
+            latents,
+            known,
+            noise,
+            config.interpolate_steps,
+            config,
+            guidance=True,
+            strength=config.interpolate_strength,
+            captions=[caption] * count,
         )
         yield from made[:, 1:].flatten(0, 1)
-        last, pair = ends[-1], pair + len(ends)
+        last, window = given[-1], window + count
 
 
 @torch.no_grad()
@@ -132,17 +171,45 @@ def upsample(
     frames: Iterator[Tensor],
     seed: int,
     config: SamplerConfig,
-    portion: int = 8,
 ) -> Iterator[Tensor]:
-    """Full-resolution frames [3, H, W] of low-resolution ones, in portions of 8 frames (paper, section 3.4)."""
-    number = 0
-    while chunk := list(islice(frames, portion)):
+    """Full-resolution frames [3, H, W] of low-resolution ones, in portions of 8 frames (paper, section 3.4), of which
+    each may share some with the next. Noise belongs to a frame."""
+    portion, overlap = config.upsample_portion, config.upsample_portion_overlap
+    stitch, noises = Stitch(portion, overlap), FrameNoise(denoiser, task, seed, portion)
+    chunk, first = list(islice(frames, portion)), 0
+    while chunk:
         low = torch.stack(chunk)[None]
-        h, w = low.shape[-2] * task.factor // task.patch, low.shape[-1] * task.factor // task.patch
-        # The noise of a whole portion, so that the frames of a short last one get what they always get.
-        noise = window_noise((1, portion, task.channels, h, w), seed, UPSAMPLE, number)[:, : len(chunk)]
-        yield from sample_upsampled(denoiser, schedule, task, low, noise, config)[0]
-        number += 1
+        noise = noises.of(first, low)
+        made = sample_upsampled(denoiser, schedule, task, low, *noise, config, stitch)[0]
+        yield from made[: portion - overlap]
+        more = list(islice(frames, portion - overlap))
+        if not more:  # then nothing comes that shares the rest
+            yield from made[portion - overlap :]
+        chunk, first = (chunk[portion - overlap :] + more if more else []), first + portion - overlap
+
+
+@dataclass
+class FrameNoise:
+    """Noise of every frame of an endless video, drawn a portion of frames at a time, from (seed, frame) alone."""
+
+    denoiser: Denoiser
+    task: Upsample
+    seed: int
+    portion: int
+    drawn: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+    def of(self, first: int, low: Tensor) -> tuple[Tensor, Tensor]:
+        """That of low [1, T, 3, h, w], whose first frame has this number, as `upsampling_noise` gives it."""
+        numbers = range(first // self.portion, (first + low.shape[1] - 1) // self.portion + 1)
+        shape = (1, self.portion, *low.shape[2:])
+        self.drawn = {n: self.drawn.get(n) or self._draw(shape, n) for n in numbers}
+        start = first - numbers[0] * self.portion
+        both = zip(*self.drawn.values(), strict=True)
+        noise, low_noise = (torch.cat(parts, 1)[:, start : start + low.shape[1]] for parts in both)
+        return noise, low_noise
+
+    def _draw(self, shape: tuple[int, ...], number: int) -> tuple[Tensor, Tensor]:
+        return upsampling_noise(self.denoiser, self.task, shape, self.seed, UPSAMPLE, number)
 
 
 def enlarge(task: Upsample, frames: Iterator[Tensor]) -> Iterator[Tensor]:

@@ -7,7 +7,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from drivesim.clip import CLASSES, NO_BOX, Layout
+from drivesim.clip import CLASSES, NO_BOX, NO_WEATHER, Layout
+from drivesim.data.schema import WEATHERS
 from drivesim.files import atomic_path
 
 # Okabe & Ito's palette (2008), told apart by colour-blind eyes too; RGB, one a class.
@@ -44,6 +45,7 @@ def describe(layout: Layout) -> str:
     night, vehicles = float(layout.night), float(layout.crowdedness)
     words = [] if isnan(night) else [f"night {night:.2f}"]
     words += [] if isnan(vehicles) else [f"{vehicles:.0f} vehicles"]
+    words += [] if layout.weather == NO_WEATHER else [WEATHERS[int(layout.weather)]]
     return ", ".join(words + ([] if layout.known else ["boxes unknown"]))
 
 

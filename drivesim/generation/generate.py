@@ -6,7 +6,7 @@ import resource
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from drivesim import __version__
 from drivesim.bundle import Bundle
 from drivesim.clip import SPEED_MPS, Layout
 from drivesim.config import option, parse
+from drivesim.data.schema import WEATHERS
 from drivesim.errors import UserError
 from drivesim.files import atomic_path, check_output, refuse_existing
 from drivesim.generation.draw import contact_sheet, draw_layout, save_png
@@ -27,21 +28,34 @@ from drivesim.generation.layout_file import TimedLayout, read_layout
 from drivesim.generation.start import load_start, read_start
 from drivesim.generation.writer import VideoWriter
 from drivesim.machine import return_freed_memory
+from drivesim.models.conditions import CONDITIONS, USUAL, check_known
 
 if TYPE_CHECKING:
     from drivesim.generation.pipeline import DrivingPipeline
 
-SAMPLERS = ("ddim", "dpm++")
+SAMPLERS = ("ddim", "ddpm", "dpm++", "dpm++_sde", "unipc", "euler", "euler_a", "heun")
+SPACINGS = ("trailing", "leading")
 UPSAMPLERS = ("diffusion", "bicubic", "none")
 STEPS = ("keyframe_steps", "interpolate_steps", "upsample_steps")
-GUIDANCE = ("layout_guidance", "context_guidance")
+TILING = ("upsample_tile", "upsample_overlap", "upsample_portion", "upsample_portion_overlap")
+SHARES = ("eta", "guidance_low", "guidance_high", "guidance_rescale")
+ALWAYS_TOLD = ("speed", "turn", "tracks")  # by a layout, whether the model listens or not; driving steers anyway
+ASKED = ("night", "crowdedness", "weather")  # options that only a model can follow that is told of them
+STRENGTHS = ("keyframe_strength", "interpolate_strength")
+GUIDANCE = ("layout_guidance", "context_guidance", "interpolate_guidance", "text_guidance")
+OFFLOADS = ("none", "cpu", "disk")
+# What steers driving video alone, and text-to-video alone.
+DRIVING = ("start", "start_time", "layout", "night", "crowdedness", "speed", "turn", "draw_boxes", "layout_guidance")
+TEXT = ("negative_prompt", "text_guidance", "frames", "height", "width", "backbone", "lora", "lora_scale", "offload",
+        "vae_slicing", "vae_tiling")  # fmt: skip
 MAX_SECONDS = 24 * 3600.0
 SHEET_FRAMES, SHEET_COLUMNS, SHEET_WIDTH = 12, 4, 384  # a sheet that fits a screen, pixels a frame
 
 
 @dataclass
 class GenerateConfig:
-    """Generate a driving video. Beside OUT come OUT.json (how it was made) and OUT.png (a contact sheet)."""
+    """Generate a driving video; or, with a prompt, a video of what it says. Beside OUT come OUT.json (how it was made)
+    and OUT.png (a contact sheet)."""
 
     bundle: str = option(help="folder of trained stages, made by `drivesim train`")
     start: str = option("none", "picture, video or stored clip (STORE:CLIP) to start from, or none")
@@ -49,6 +63,7 @@ class GenerateConfig:
     layout: str = option("none", "boxes and labels: a .json or .csv file, STORE:CLIP[:START_S], or none")
     night: float | None = option(None, "0 day .. 1 night, for every frame; overrides the layout")
     crowdedness: float | None = option(None, "vehicles in view, for every frame; overrides the layout")
+    weather: str | None = option(None, f"one of {', '.join(WEATHERS)}, for every frame; overrides the layout")
     speed: float | None = option(
         None, "ego speed, m/s, of the whole drive; overrides the layout, which else decides, or 8"
     )
@@ -62,10 +77,43 @@ class GenerateConfig:
     keyframe_steps: int | None = option(None, "denoising steps of a window of keyframes")
     interpolate_steps: int | None = option(None, "denoising steps of the frames between")
     upsample_steps: int | None = option(None, "denoising steps of the upsampler")
+    keyframe_strength: float | None = option(
+        None, "share of the steps, above 0, up to 1: below 1 the first keyframes start from the carried start"
+    )
+    interpolate_strength: float | None = option(None, "the same for the frames between")
     layout_guidance: float | None = option(None, "how strongly the layout steers; 1 is unguided")
+    guidance: dict[str, float] = option(
+        {}, "how strongly single conditions steer, on top of it, as in {boxes: 2, weather: 1.5}; 1 is unguided"
+    )
     context_guidance: float | None = option(None, "how strongly the start steers; 1 is unguided")
+    interpolate_guidance: float | None = option(None, "how strongly keyframes steer the frames between; 1 is unguided")
+    guidance_low: float | None = option(None, "timesteps that are guided, as shares of all: 0 is data,")
+    guidance_high: float | None = option(None, "1 is noise")
+    guidance_rescale: float | None = option(None, "0 to 1, how far guided answers get the contrast of unguided ones")
+    spacing: str | None = option(None, f"of the denoising steps, one of {', '.join(SPACINGS)}")
+    eta: float | None = option(None, "noise drawn in every step of sampler=ddim: 0 none, 1 as much as ddpm")
+    upsample_tile: int | None = option(
+        None, "low-resolution pixels, each way, upsampled at once; 0: all. Bounds memory"
+    )
+    upsample_overlap: int | None = option(None, "low-resolution pixels that neighbouring tiles share")
+    upsample_portion: int | None = option(None, "frames upsampled at once")
+    upsample_portion_overlap: int | None = option(None, "frames that a portion shares with the next")
     draw_boxes: bool = option(False, "draw the asked boxes and labels onto the video")
     contact_sheet: bool = option(True, "write OUT.png")
+    prompt: str | None = option(
+        None, "what the video shows, in words, of a bundle that reads (docs/text_to_video.md); the rest is for it alone"
+    )
+    negative_prompt: str | None = option(None, "what text guidance leads away from")
+    text_guidance: float | None = option(None, "how strongly the prompt steers; 1 is unguided")
+    frames: int | None = option(None, "length in frames, 16k + 1; as many keyframes as in training if not given")
+    height: int | None = option(None, "pixels before the upsampler; as in training if not given")
+    width: int | None = option(None, "pixels before the upsampler; as in training if not given")
+    backbone: str = option("", "Stable Diffusion folder whose image network takes the place of the bundle's")
+    lora: str = option("", "LoRA file, .safetensors, added to the image network")
+    lora_scale: float = option(1.0, "how much of it is added")
+    offload: str = option("none", "where weights wait until a layer needs them: none (they do not wait), cpu, disk")
+    vae_slicing: bool = option(False, "decode one frame after the other: less memory")
+    vae_tiling: int = option(0, "decode in tiles of so many pixels each way: less memory; 0: whole frames")
 
 
 def main(argv: Sequence[str]) -> None:
@@ -76,15 +124,43 @@ def main(argv: Sequence[str]) -> None:
     config = parse(GenerateConfig, argv, "drivesim generate")
     timed = check(config)
     return_freed_memory()
+    if config.prompt is not None:
+        return generate_text(config)
     # Loads the model libraries: seconds that a typo need not wait.
     from drivesim.generation.pipeline import DrivingPipeline
 
     pipeline = DrivingPipeline.from_pretrained(config.bundle, upsampler=config.upsampler == "diffusion")
-    chosen = {name: value for name in ("sampler", *STEPS, *GUIDANCE) if (value := getattr(config, name)) is not None}
-    pipeline.config = replace(pipeline.config, **chosen)
+    pipeline.config = replace(pipeline.config, **_chosen(config))
     layout = _layout(config, timed, pipeline)
     start = load_start(config.start, pipeline.height, pipeline.width, pipeline.key_fps, config.start_time)
     generate(config, pipeline, start, layout)
+
+
+def generate_text(config: GenerateConfig) -> None:
+    """Stream a video of `config.prompt`."""
+    from drivesim.generation.text_to_video import Look, Memory, TextToVideo
+
+    model = TextToVideo.from_pretrained(
+        config.bundle,
+        config.height,
+        config.width,
+        upsampler=config.upsampler == "diffusion",
+        look=Look(config.backbone, config.lora, config.lora_scale),
+        memory=Memory(config.offload, config.vae_slicing, config.vae_tiling),
+    )
+    model.config = replace(model.config, **_chosen(config))
+    assert config.prompt is not None
+    frames = model.frames if config.frames is None else config.frames
+    video = model(prompt=config.prompt, frames=frames, seed=config.seed, upsampler=config.upsampler)
+    scale = 1 if config.upsampler == "none" else model.upsample.factor
+    told = f"prompt {config.prompt!r}"
+    write(config, video, frames, model.fps, model.height * scale, model.width * scale, told)
+
+
+def _chosen(config: GenerateConfig) -> dict[str, Any]:
+    """Settings of the sampler that were given."""
+    names = ("sampler", "spacing", "guidance", "negative_prompt", *STEPS, *STRENGTHS, *GUIDANCE, *SHARES, *TILING)
+    return {name: value for name in names if (value := getattr(config, name)) not in (None, {})}
 
 
 def check(config: GenerateConfig) -> TimedLayout | None:
@@ -100,35 +176,83 @@ def check(config: GenerateConfig) -> TimedLayout | None:
     _range("seed", config.seed, 0, 2**63 - 1)
     for name in STEPS:
         _range(name, getattr(config, name), 1, 1000)
+    for name in STRENGTHS:
+        _range(name, getattr(config, name), 0, 1, above=True)
     for name in GUIDANCE:
         _range(name, getattr(config, name), 0, 100)
-    for name, value, known in (("upsampler", config.upsampler, UPSAMPLERS), ("sampler", config.sampler, SAMPLERS)):
-        if value is not None and value not in known:
+    for name, scale in config.guidance.items():
+        _range(f"guidance.{name}", scale, 0, 100)
+    for name in SHARES:
+        _range(name, getattr(config, name), 0, 1)
+    for name, known in (
+        ("upsampler", UPSAMPLERS),
+        ("sampler", SAMPLERS),
+        ("spacing", SPACINGS),
+        ("weather", WEATHERS),
+    ):
+        if (value := getattr(config, name)) is not None and value not in known:
             raise UserError(f"{name}={value}, expected one of {', '.join(known)}")
+    _check_text(config)
     _check_out(config)
-    slots = Bundle(Path(config.bundle)).require().index.get("data", {}).get("slots", sys.maxsize)
+    bundle = Bundle(Path(config.bundle)).require()
+    _check_conditions(config, bundle)
+    slots = bundle.index.get("data", {}).get("slots", sys.maxsize)
     if config.start == "none" and config.start_time is not None:
         raise UserError(f"start_time={config.start_time:g} needs start=VIDEO")
     read_start(config.start, config.start_time)
     timed = read_layout(config.layout)
+    if timed is not None:
+        _tell_unused(timed, bundle)
     return timed and timed.check(config.seconds, slots)
 
 
+def _check_text(config: GenerateConfig) -> None:
+    """Options of driving video do nothing in text-to-video, and the other way round."""
+    usual = {f.name: f.default for f in fields(GenerateConfig)}
+    given = [name for name in (TEXT if config.prompt is None else DRIVING) if getattr(config, name) != usual[name]]
+    if given and config.prompt is None:
+        raise UserError(f"{given[0]}={getattr(config, given[0])} is for text-to-video; give prompt=... too")
+    if given:
+        raise UserError(f"{given[0]}={getattr(config, given[0])} does nothing in text-to-video; leave it out")
+    if config.offload not in OFFLOADS:
+        raise UserError(f"offload={config.offload}, expected one of {', '.join(OFFLOADS)}")
+    _range("lora_scale", config.lora_scale, -10, 10)
+    for name in ("frames", "height", "width"):
+        _range(name, getattr(config, name), 1, 1_000_000)
+
+
 def generate(config: GenerateConfig, pipeline: "DrivingPipeline", start: Tensor | None, layout: Layout | None) -> None:
-    """Stream the video to `config.out`, then write what belongs beside it; after Ctrl-C the finished part is kept."""
-    fps, out, frames = pipeline.fps, Path(config.out), round(config.seconds * pipeline.fps)
+    """Stream a driving video to `config.out`."""
+    fps, frames = pipeline.fps, round(config.seconds * pipeline.fps)
     if not frames:
         raise UserError(f"seconds={config.seconds:g} is less than one frame at {fps:g} fps; ask for more")
     working = config.upsampler == "none"
     height, width = (pipeline.low_height, pipeline.low_width) if working else (pipeline.height, pipeline.width)
+    video = pipeline(start=start, layout=layout, seconds=config.seconds, seed=config.seed, upsampler=config.upsampler)
+    told = f"start {config.start}, layout {config.layout}"
+    write(config, video, frames, fps, height, width, told, layout if config.draw_boxes else None)
+
+
+def write(
+    config: GenerateConfig,
+    video: Iterator[Tensor],
+    frames: int,
+    fps: float,
+    height: int,
+    width: int,
+    told: str,
+    drawn: Layout | None = None,
+) -> None:
+    """Stream frames uint8 [3, height, width] to `config.out`, with the boxes of `drawn` on them; then what belongs
+    beside it. After Ctrl-C the finished part is kept."""
+    out = Path(config.out)
     print(f"{out}: {frames} frames, {frames / fps:.2f} s at {fps:g} fps, {height}x{width}")
-    print(f"bundle {config.bundle}, start {config.start}, layout {config.layout}, seed {config.seed}")
+    print(f"bundle {config.bundle}, {told}, seed {config.seed}")
 
     sheet: dict[int, np.ndarray] = {}
     wanted = set(np.linspace(0, frames - 1, min(SHEET_FRAMES, frames)).round().astype(int).tolist())
     begun, writer = time.perf_counter(), VideoWriter(out, fps, height, width, overwrite=config.overwrite)
-    video = pipeline(start=start, layout=layout, seconds=config.seconds, seed=config.seed, upsampler=config.upsampler)
-    pictures = tqdm(_pictures(video, layout if config.draw_boxes else None), "generate", frames, unit="frame")
+    pictures = tqdm(_pictures(video, drawn), "generate", frames, unit="frame")
     try:
         with writer, pictures:
             for i, picture in enumerate(pictures):
@@ -143,12 +267,18 @@ def generate(config: GenerateConfig, pipeline: "DrivingPipeline", start: Tensor 
             _write_beside(config, writer, sheet, complete=writer.frames == frames)
     wall = time.perf_counter() - begun
     speed = f"{writer.seconds / wall:.3g} x real time"
-    print(f"{out}: {writer.seconds:.2f} s of video in {wall:.1f} s ({speed}), peak memory {peak_mib():.0f} MiB")
+    print(f"{out}: {writer.seconds:.2f} s of video in {wall:.1f} s ({speed}), peak memory {peak_memory()}")
 
 
 def beside(out: Path | str, suffix: str) -> Path:
     """OUT.json and OUT.png keep the .mp4 in their names, so that they never hit a layout or start called like OUT."""
     return Path(f"{out}{suffix}")
+
+
+def peak_memory() -> str:
+    """The most memory that was held at once, of this process and on the GPU, for people."""
+    gpu = f", {torch.cuda.max_memory_allocated() / 2**20:.0f} MiB on the GPU" if torch.cuda.is_available() else ""
+    return f"{peak_mib():.0f} MiB{gpu}"
 
 
 def peak_mib() -> float:
@@ -164,6 +294,31 @@ def _range(name: str, value: float | None, low: float, high: float, above: bool 
         raise UserError(f"{name}={value:g}, expected {expected}")
 
 
+def _check_conditions(config: GenerateConfig, bundle: Bundle) -> None:
+    """raises UserError if something is asked for that the model was not trained on: it would steer nothing"""
+    have = _conditions(bundle)
+    for name in ASKED:
+        if (value := getattr(config, name)) is not None:
+            check_known(f"{name}={value}", [name], have)
+    check_known("guidance", config.guidance, have)
+
+
+def _tell_unused(timed: TimedLayout, bundle: Bundle) -> None:
+    """Say what a file asks for that the model was not trained on. A stored clip tells all that was known of it."""
+    if timed.keep_largest:
+        return
+    unheard = [name for name in CONDITIONS if name not in (*ALWAYS_TOLD, *_conditions(bundle))]
+    if unused := [name for name in unheard if CONDITIONS[name].told(timed.layout).any()]:
+        found = f"{timed.source}: this model is not told {', '.join(unused)}"
+        print(f"drivesim: {found}; that steers nothing", file=sys.stderr)
+
+
+def _conditions(bundle: Bundle) -> Sequence[str]:
+    """What a model is told, as its config says; the usual ones where there is none, which is told later."""
+    model = bundle.config("image").get("model") if bundle.has("image") else None
+    return model.get("conditions", USUAL) if isinstance(model, dict) else USUAL
+
+
 def _check_out(config: GenerateConfig) -> None:
     out = check_output(config.out, ".mp4", config.overwrite)
     for path in (beside(out, ".json"), *([beside(out, ".png")] if config.contact_sheet else [])):
@@ -172,8 +327,8 @@ def _check_out(config: GenerateConfig) -> None:
 
 def _layout(config: GenerateConfig, timed: TimedLayout | None, pipeline: "DrivingPipeline") -> Layout | None:
     """The layout with labels and ego motion as asked; None if nothing is asked for."""
-    asked = (config.night, config.crowdedness, config.speed, config.turn)
-    if timed is None and asked == (None,) * 4:
+    asked = (config.night, config.crowdedness, config.weather, config.speed, config.turn)
+    if timed is None and asked == (None,) * len(asked):
         return None
     # Two frames are enough where nothing changes: the pipeline goes on from there, and a day takes no more memory.
     still = Layout.unknown(2, slots=pipeline.slots)
@@ -183,10 +338,14 @@ def _layout(config: GenerateConfig, timed: TimedLayout | None, pipeline: "Drivin
     values = {
         "night": config.night,
         "crowdedness": config.crowdedness,
+        "speed": config.speed,
         "travel": config.speed and config.speed * seconds,
+        "turn": config.turn and math.radians(config.turn),
         "heading": config.turn and math.radians(config.turn) * seconds,
     }
     given = {name: value + torch.zeros_like(seconds) for name, value in values.items() if value is not None}
+    if config.weather is not None:
+        given["weather"] = torch.full_like(layout.weather, WEATHERS.index(config.weather))
     return replace(layout, **given)
 
 

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from drivesim.checks import check_keys, label_or_nan, number
-from drivesim.clip import CLASSES, NO_BOX, Layout
+from drivesim.clip import CLASSES, NO_BOX, NO_WEATHER, SOLID, Layout
+from drivesim.data.schema import WEATHERS
 from drivesim.data.store import ClipStore, is_store
 from drivesim.errors import UserError
 from drivesim.files import atomic_path
@@ -27,16 +28,21 @@ LABEL_KEYS = {
     "crowdedness": "crowdedness",
     "travel_m": "travel",
     "heading_rad": "heading",
+    "speed_mps": "speed",
+    "turn_rad_s": "turn",
+    "steering_rad": "steering",
 }  # -> Layout
-FRAME_KEYS = ("time_s", *LABEL_KEYS, "boxes")
+FRAME_KEYS = ("time_s", *LABEL_KEYS, "weather", "boxes")
 CORNERS = ("x1", "y1", "x2", "y2")
 BOX_KEYS = ("track", "class", *CORNERS)
-COLUMNS = (*FRAME_KEYS[:-1], *BOX_KEYS)
-# What a file of boxes beside a video (docs/videos.md) says more. It is a layout too; these fields steer nothing.
-VIDEO_FILE_KEYS = ("unit", "licence", "weather", "night")
-VIDEO_FRAME_KEYS = ("speed_mps",)
-VIDEO_BOX_KEYS = ("visibility", "x_m", "y_m", "z_m", "length_m", "width_m", "height_m", "yaw")
+COLUMNS = (*FRAME_KEYS[:-1], *BOX_KEYS, *SOLID)
+ALWAYS = ("time_s", "night", "crowdedness", "travel_m", "heading_rad", *BOX_KEYS)  # columns that are always written
+# What a file of boxes beside a video (docs/videos.md) says more. It is a layout too; night and weather are those of
+# frames that do not say, the other fields steer nothing.
+VIDEO_FILE_KEYS = ("unit", "licence", "weather", "caption", "night")
+VIDEO_BOX_KEYS = ("visibility", "x_m", "y_m")
 UNKNOWN = "unknown"  # class of a CSV row that says "the boxes of this frame are not known"
+RANGES = {"night": (0, 1), "crowdedness": (0,), "length_m": (0,), "width_m": (0,), "height_m": (0,)}  # least, most
 DEFAULT_FPS = 30.0
 MAX_TRACK = 2**31 - 1  # tracks are int32 in the clip store
 SLACK_S = 1e-3  # times are often written with three decimals
@@ -114,14 +120,17 @@ def save_layout(layout: Layout, fps: float, path: Path | str) -> Path:
         if path.suffix.lower() == ".json":
             json.dump({"fps": fps, "frames": frames}, file, allow_nan=False)
         else:
-            writer = csv.DictWriter(file, COLUMNS)
+            rows = [row for frame in frames for row in _csv_rows(frame)]
+            said = {*ALWAYS, *(key for row in rows for key in row)}
+            writer = csv.DictWriter(file, [column for column in COLUMNS if column in said])
             writer.writeheader()
-            writer.writerows(row for frame in frames for row in _csv_rows(frame))
+            writer.writerows(rows)
     return path
 
 
 def resample(layout: Layout, times_s: np.ndarray, at_s: np.ndarray) -> Layout:
-    """The layout at other times: boxes move linearly where a track is in both neighbours, else the nearer one holds.
+    """The layout at other times: boxes move linearly where a track is in both neighbours, else the nearer one holds;
+    so does the weather.
 
     layout [S], times_s [S] increasing, at_s [T]; before the first and after the last time the end frame holds
     """
@@ -137,15 +146,20 @@ def resample(layout: Layout, times_s: np.ndarray, at_s: np.ndarray) -> Layout:
 
     same = (near.tracks[:, :, None] == far.tracks[:, None, :]) & (near.classes[:, :, None] == far.classes[:, None, :])
     same &= near.classes[:, :, None] != NO_BOX  # [T, N, N]
-    partner = same.int().argmax(-1)[..., None].expand(*near.classes.shape, 4)
-    moved = torch.lerp(near.boxes, far.boxes.gather(1, partner), pull[:, None, None])
-    boxes = torch.where(same.any(-1)[..., None], moved, near.boxes)
+    partner, both = same.int().argmax(-1)[..., None], same.any(-1)[..., None]
+    far_boxes, far_solids = (
+        t.gather(1, partner.expand(*near.classes.shape, t.shape[-1])) for t in (far.boxes, far.solids)
+    )
+    boxes = torch.where(both, torch.lerp(near.boxes, far_boxes, pull[:, None, None]), near.boxes)
+    change = far_solids - near.solids
+    change[..., -1] = (change[..., -1] + math.pi) % (2 * math.pi) - math.pi  # a yaw goes the short way round
+    change = change.masked_fill(~both | change.isnan(), 0)
 
     def blend(a: Tensor, b: Tensor) -> Tensor:
         return torch.where(b.isnan(), a, torch.lerp(a, b, pull))
 
     labels = {name: blend(getattr(near, name), getattr(far, name)) for name in LABEL_KEYS.values()}
-    return replace(near, boxes=boxes, **labels)
+    return replace(near, boxes=boxes, solids=near.solids + pull[:, None, None] * change, **labels)
 
 
 def _read_clip(spec: str) -> TimedLayout:
@@ -207,9 +221,10 @@ def _parse_json(text: str, source: str) -> tuple[float, list[Any]]:
     if fps == 0:
         raise UserError(f"{source}: fps is 0, expected more than 0")
     for i, frame in enumerate(content["frames"]):
-        check_keys(frame, FRAME_KEYS + VIDEO_FRAME_KEYS, f"{source}: frame {i}")
+        check_keys(frame, FRAME_KEYS, f"{source}: frame {i}")
         frame.setdefault("time_s", i / fps)
         frame.setdefault("night", content.get("night"))
+        frame.setdefault("weather", content.get("weather"))
     return fps, content["frames"]
 
 
@@ -238,12 +253,14 @@ def _csv_frame(index: int, time_s: float, rows: list[dict], source: str) -> dict
             return row[key]  # told by the check that JSON values go through
 
     frame = {"time_s": time_s} | {key: value(rows[0], key) for key in LABEL_KEYS}
+    frame["weather"] = rows[0].get("weather") or None
     if any(None in row for row in rows):
         raise UserError(f"{source}: frame {index} has a line with more than {len(COLUMNS)} values; remove some")
     if rows[0]["class"] == UNKNOWN:
         return frame
     boxes = [row for row in rows if row["class"]]
-    return frame | {"boxes": [{k: row[k] if k == "class" else value(row, k) for k in BOX_KEYS} for row in boxes]}
+    keys = BOX_KEYS + SOLID
+    return frame | {"boxes": [{k: row[k] if k == "class" else value(row, k) for k in keys} for row in boxes]}
 
 
 def _build(frames: list[dict], fps: float, source: str) -> TimedLayout:
@@ -254,16 +271,16 @@ def _build(frames: list[dict], fps: float, source: str) -> TimedLayout:
     for i, frame in enumerate(frames):
         where = f"{source}: frame {i}"
         times[i] = number(frame["time_s"], f"{where}: time_s", 0)
-        layout.night[i] = label_or_nan(frame.get("night"), f"{where}: night", 0, 1)
-        layout.crowdedness[i] = label_or_nan(frame.get("crowdedness"), f"{where}: crowdedness", 0)
-        layout.travel[i] = label_or_nan(frame.get("travel_m"), f"{where}: travel_m")
-        layout.heading[i] = label_or_nan(frame.get("heading_rad"), f"{where}: heading_rad")
+        for key, name in LABEL_KEYS.items():
+            getattr(layout, name)[i] = label_or_nan(frame.get(key), f"{where}: {key}", *RANGES.get(key, ()))
+        layout.weather[i] = weather_number(frame.get("weather"), f"{where}: weather")
         layout.known[i] = frame.get("boxes") is not None
-        for slot, (track, kind, corners) in enumerate(boxes[i]):
+        for slot, (track, kind, corners, solid) in enumerate(boxes[i]):
             inside = np.clip(corners, 0, 1)
             clipped += bool((inside != corners).any())
             layout.boxes[i, slot] = torch.from_numpy(inside)
             layout.classes[i, slot], layout.tracks[i, slot] = kind, track
+            layout.solids[i, slot] = torch.tensor(solid)
     if times[0] > SLACK_S:
         raise UserError(f"{source}: frame 0 is at {times[0]:g} s; the first must be at 0, where the video starts")
     if (late := np.flatnonzero(np.diff(times) <= 0)).size:
@@ -278,13 +295,22 @@ def _build(frames: list[dict], fps: float, source: str) -> TimedLayout:
     return TimedLayout(layout, times, 1 / fps, source)
 
 
-def _boxes(boxes: Any, where: str) -> Iterator[tuple[int, int, np.ndarray]]:
-    """(track, class index, corners [4]) of each box of a frame; none where the boxes are not known."""
+def weather_number(value: Any, where: str) -> int:
+    """The place of a word among WEATHERS, NO_WEATHER for None. raises UserError for any other"""
+    if value is None:
+        return NO_WEATHER
+    if value not in WEATHERS:
+        raise UserError(f"{where} is {value!r}, expected one of {', '.join(WEATHERS)}")
+    return WEATHERS.index(value)
+
+
+def _boxes(boxes: Any, where: str) -> Iterator[tuple[int, int, np.ndarray, list[float]]]:
+    """(track, class index, corners [4], SOLID) of each box of a frame; none where the boxes are not known."""
     if boxes is not None and not isinstance(boxes, list):
         raise UserError(f"{where}: boxes is {boxes!r}, expected a list")
     tracks = set()
     for i, box in enumerate(boxes or []):
-        check_keys(box, BOX_KEYS + VIDEO_BOX_KEYS, f"{where}: box {i}")
+        check_keys(box, BOX_KEYS + SOLID + VIDEO_BOX_KEYS, f"{where}: box {i}")
         track = number(box.get("track"), f"{where}: box {i}: track", 0, MAX_TRACK)
         here = f"{where}: track {track:g}"
         if track != int(track) or track in tracks:
@@ -302,19 +328,26 @@ def _boxes(boxes: Any, where: str) -> Iterator[tuple[int, int, np.ndarray]]:
             raise UserError(
                 f"{here}: wholly outside the picture; corners are fractions of its width and height, 0 to 1"
             )
-        yield int(track), CLASSES.index(box["class"]), corners
+        solid = [label_or_nan(box.get(key), f"{here}: {key}", *RANGES.get(key, ())) for key in SOLID]
+        yield int(track), CLASSES.index(box["class"]), corners, solid
 
 
 def _frame_dict(frame: Layout, time_s: float) -> dict:
     """One frame (no leading dimension) as the JSON file holds it."""
     labels = {key: float(getattr(frame, name)) for key, name in LABEL_KEYS.items()}
     labels = {key: value for key, value in labels.items() if not math.isnan(value)}
+    weather = {} if frame.weather == NO_WEATHER else {"weather": WEATHERS[int(frame.weather)]}
     boxes = [
-        {"track": int(track), "class": CLASSES[kind], **dict(zip(CORNERS, map(float, box), strict=True))}
-        for track, kind, box in zip(frame.tracks, frame.classes, frame.boxes, strict=True)
+        {
+            "track": int(track),
+            "class": CLASSES[kind],
+            **dict(zip(CORNERS, map(float, box), strict=True)),
+            **{key: value for key, value in zip(SOLID, solid.tolist(), strict=True) if not math.isnan(value)},
+        }
+        for track, kind, box, solid in zip(frame.tracks, frame.classes, frame.boxes, frame.solids, strict=True)
         if kind != NO_BOX
     ]
-    return {"time_s": time_s, **labels, **({"boxes": boxes} if frame.known else {})}
+    return {"time_s": time_s, **labels, **weather, **({"boxes": boxes} if frame.known else {})}
 
 
 def _csv_rows(frame: dict) -> Iterator[dict]:

@@ -12,10 +12,11 @@ from torch import Tensor
 from drivesim.bundle import Bundle
 from drivesim.clip import SPEED_MPS, Layout, to_uint8
 from drivesim.diffusion.schedule import ScheduleConfig
-from drivesim.diffusion.tasks import Interpolate, Predict, Upsample
+from drivesim.diffusion.tasks import Interpolate, Predict
+from drivesim.diffusion.upsample import Upsample
 from drivesim.errors import UserError
 from drivesim.generation import cascade
-from drivesim.generation.samplers import SamplerConfig
+from drivesim.generation.samplers import SamplerConfig, check_upsampling
 from drivesim.machine import probe
 from drivesim.models.autoencoder import Autoencoder
 from drivesim.models.denoiser import Denoiser
@@ -47,6 +48,7 @@ class DrivingPipeline:
     key_fps: float
     slots: int
     config: SamplerConfig = field(default_factory=SamplerConfig)
+    upsample_schedule: ScheduleConfig | None = None  # where it is another than that of the other stages
 
     def __post_init__(self) -> None:
         for video in (self.keyframes, self.interpolator):
@@ -62,6 +64,8 @@ class DrivingPipeline:
         raises         UserError for a missing, damaged or mismatched bundle or stage
         """
         bundle = Bundle(Path(folder)).require()
+        if bundle.has_folder("image", "text_encoder"):
+            raise UserError(f"bundle {bundle.root} makes video from words; `drivesim generate prompt=...` does")
         data = bundle.data
         pipeline = cls(
             autoencoder=load_autoencoder(bundle, decoder=tuned_decoder),
@@ -78,6 +82,7 @@ class DrivingPipeline:
             key_fps=data["key_fps"],
             slots=int(data["slots"]),
             config=bundle.sampler(SamplerConfig),
+            upsample_schedule=bundle.value("upsample", "schedule", ScheduleConfig),
         )
         pipeline._check(bundle)
         return pipeline.to(probe().device)
@@ -141,7 +146,9 @@ class DrivingPipeline:
         layout     one entry a final frame, [T]; None asks for nothing
         seconds    length of the video
         upsampler  diffusion, bicubic, or none (working resolution)
+        raises     UserError for a sampler that cannot do what `config` asks
         """
+        self.config.check(self.schedule)
         frames = round(seconds * self.fps)
         low = self.low_resolution(start, layout, seed)
         if upsampler == "none":
@@ -149,12 +156,16 @@ class DrivingPipeline:
         elif upsampler == "bicubic":
             full = cascade.enlarge(self.upsample, low)
         else:
-            if self.upsampler is None:
-                raise UserError("this pipeline was loaded without its upsampler; use upsampler=bicubic")
-            full = cascade.upsample(
-                self.upsampler, self.schedule, self.upsample, islice(low, frames), seed, self.config
-            )
+            full = self.upsampled(islice(low, frames), seed)
         return (to_uint8(frame).cpu() for frame in islice(full, frames))
+
+    def upsampled(self, low: Iterator[Tensor], seed: int) -> Iterator[Tensor]:
+        """Frames [3, H, W] in [-1, 1] of low-resolution ones. raises UserError, before the first, if it cannot be"""
+        if self.upsampler is None:
+            raise UserError("this pipeline was loaded without its upsampler; use upsampler=bicubic")
+        check_upsampling(self.upsampler, self.upsample, self.low_height, self.low_width, self.config)
+        schedule = self.upsample_schedule or self.schedule
+        return cascade.upsample(self.upsampler, schedule, self.upsample, low, seed, self.config)
 
     def low_resolution(self, start: Tensor | None, layout: Layout | None, seed: int) -> Iterator[Tensor]:
         """Endless frames [3, h, w] in [-1, 1] at the working resolution and the full rate."""
@@ -207,7 +218,8 @@ class DrivingPipeline:
         if layout is None:
             return lambda index: Layout.unknown(len(index), slots=self.slots).driven(index / self.fps, SPEED_MPS)
         frames = layout.num_frames
-        known = layout.pad(self.slots).driven(torch.arange(frames) / self.fps, SPEED_MPS)
+        times_s = torch.arange(frames) / self.fps
+        known = layout.pad(self.slots).moving(times_s).driven(times_s, SPEED_MPS)
 
         def go_on(path: Tensor, index: Tensor, alone: float) -> Tensor:
             inside = index.clamp(0, frames - 1)

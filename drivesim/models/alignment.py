@@ -65,6 +65,8 @@ def move(source: Tensor, target: Tensor) -> Tensor:
 
 def flow(first: Tensor, second: Tensor) -> Tensor:
     """Where each pixel of `first` [N, 3, H, W] is in `second`: [N, H, W, 2] (x, y) pixels."""
+    if first.is_meta:  # shapes alone
+        return first.new_empty(len(first), *first.shape[-2:], 2)
     pairs = zip(_pictures(first), _pictures(second), strict=True)
     return torch.from_numpy(np.stack([optical_flow.flow(*pair) for pair in pairs])).to(first.device)
 

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from drivesim.diffusion.draws import Generator
 from drivesim.errors import UserError
 from drivesim.models.inflation import Site
 from drivesim.models.video_decoder import VideoDecoderConfig, VideoLayers
@@ -16,6 +17,7 @@ class AutoencoderConfig:
     """kind=patch: principal components of pixel patches with learned convolutional residuals, ready within minutes.
     kind=kl: diffusers' AutoencoderKL, the paper's, for long training on GPUs, or trained already (`pretrained`).
     kind=dc: diffusers' AutoencoderDC, deep compression: 32 pixels per latent, each way, or 64.
+    kind=pixels: none, the paper's baseline in pixel space: factor x factor pixels folded into 3 x factor² channels.
     """
 
     kind: str = "patch"
@@ -34,11 +36,12 @@ class AutoencoderConfig:
         # Here, since they build on this module.
         from drivesim.models.diffusers_autoencoder import DCAutoencoder, KLAutoencoder
         from drivesim.models.patch_autoencoder import PatchAutoencoder
+        from drivesim.models.pixel_autoencoder import PixelAutoencoder
 
-        kinds = {"patch": PatchAutoencoder, "kl": KLAutoencoder, "dc": DCAutoencoder}
+        kinds = {"patch": PatchAutoencoder, "kl": KLAutoencoder, "dc": DCAutoencoder, "pixels": PixelAutoencoder}
         if self.kind not in kinds:
             raise ValueError(f"kind is {self.kind!r}, expected one of {', '.join(kinds)}")
-        if self.kind == "patch" and self.pretrained:
+        if self.kind in ("patch", "pixels") and self.pretrained:
             raise UserError("autoencoder.pretrained is for kind=kl or kind=dc; set autoencoder.kind")
         return kinds[self.kind](self)
 
@@ -63,7 +66,7 @@ class Autoencoder(nn.Module):
     def _encode(self, x: Tensor) -> Tensor:
         raise NotImplementedError
 
-    def training_latents(self, x: Tensor, generator: torch.Generator, kl: float) -> tuple[Tensor, Tensor]:
+    def training_latents(self, x: Tensor, generator: Generator, kl: float) -> tuple[Tensor, Tensor]:
         """What the decoder is given while the encoder is trained, and the penalty on it.
 
         kl  weight of the divergence from unit normal latents, where the kind has one

@@ -1,6 +1,9 @@
 """One denoiser for every generative stage: an image U-Net, and temporal layers when it has to make video."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -8,6 +11,7 @@ from torch import Tensor, nn
 
 from drivesim.clip import Layout
 from drivesim.models.conditioning import PLANES, POSITIONS, LayoutTokens, positions, rasterise
+from drivesim.models.conditions import USUAL
 from drivesim.models.cpu import speed_up
 from drivesim.models.filters import EdgeFilters
 from drivesim.models.inflation import TemporalConfig, TemporalLayers, temporal_sites
@@ -20,10 +24,11 @@ class DenoiserConfig:
     """An image U-Net (diffusers' UNet2DConditionModel) and how it is conditioned.
 
     channels is what is denoised, planes what is laid beside it: a rasterised layout, or the low-resolution picture.
+    conditions are what a layout tells, by name (models/conditions.py).
     """
 
     channels: int = 12
-    planes: int = PLANES + POSITIONS
+    planes: int = PLANES + POSITIONS  # set by the stage
     block_out_channels: list[int] = field(default_factory=lambda: [64, 128, 256])
     layers_per_block: list[int] = field(default_factory=lambda: [1, 1, 2])
     attention: list[bool] = field(default_factory=lambda: [False, True, True])  # spatial attention, per level
@@ -34,13 +39,40 @@ class DenoiserConfig:
     prior: int = 0  # components of the closed-form prior that the network corrects; 0: none, the paper's
     prior_size: list[int] = field(default_factory=lambda: [0, 0])  # height and width of the latents; set by the stage
     filters: int = 0  # factor of the enlargement filters that an upsampler starts from; 0: none
+    conditions: list[str] = field(default_factory=lambda: list(USUAL))
+    level_embedding: bool = False  # whether the network is told a noise level, embedded as its timestep is
+    # Folder of a Stable Diffusion model as diffusers saves it: the image network, taken as it is into the bundle, with
+    # its text encoder (models/backbone.py). It decides all of the above but context_width.
+    pretrained: str = ""
+    finetune: bool = False  # train a pretrained image network further, in stage `image`
+    unet: dict[str, Any] = field(default_factory=dict)  # diffusers' config of a pretrained one; set by the stage
 
     def build(self) -> "Denoiser":
-        return Denoiser(self)
+        config = self.resolved()
+        if config.unet:
+            from drivesim.models.text_denoiser import TextDenoiser  # here, since it builds on this module
+
+            return TextDenoiser(config)
+        return Denoiser(config)
+
+    def resolved(self) -> "DenoiserConfig":
+        """With what a pretrained folder decides. raises UserError if it is none"""
+        if self.unet or not self.pretrained:
+            return self
+        from drivesim.models.backbone import Backbone  # here, since it builds on this module
+
+        return Backbone(Path(self.pretrained)).describe(self)
+
+    def build_unet(self) -> UNet2DConditionModel:
+        return build_unet(self)
 
 
 def build_unet(config: DenoiserConfig) -> UNet2DConditionModel:
     """The image network, an ordinary diffusers model. Without tokens there is no attention at all."""
+    if config.unet:
+        unet = UNet2DConditionModel.from_config(config.unet)
+        speed_up(unet)
+        return unet
     if config.token_dim == 0 and any(config.attention):
         raise ValueError("attention levels need token_dim > 0")
     levels = len(config.block_out_channels)
@@ -55,6 +87,7 @@ def build_unet(config: DenoiserConfig) -> UNet2DConditionModel:
         cross_attention_dim=config.token_dim or 32,
         attention_head_dim=tuple(max(c // config.head_dim, 1) for c in config.block_out_channels),  # number of heads
         norm_num_groups=config.groups,
+        class_embed_type="timestep" if config.level_embedding else None,
         transformer_layers_per_block=(1,) * levels,
     )
     speed_up(unet)
@@ -79,12 +112,14 @@ class Denoiser(nn.Module):
     """The image network by itself, or with temporal layers after `inflate`."""
 
     latent_std: Tensor
+    reads = False  # whether it is told captions instead of a layout
 
     def __init__(self, config: DenoiserConfig) -> None:
         super().__init__()
         self.config = config
-        self.unet = build_unet(config).to(memory_format=torch.channels_last)
-        self.tokens = LayoutTokens(config.token_dim) if config.token_dim else None
+        self.unet = config.build_unet().to(memory_format=torch.channels_last)
+        laid_out = config.token_dim and not config.unet
+        self.tokens = LayoutTokens(config.token_dim, config.conditions) if laid_out else None
         self.filters = EdgeFilters(config.filters) if config.filters else None
         self.temporal: TemporalLayers | None = None
         # Spread of each channel over the training data; see diffusion/precondition.py.
@@ -92,7 +127,7 @@ class Denoiser(nn.Module):
         self.prior: GaussianPrior | None = None
         if config.prior:
             height, width = config.prior_size
-            self.prior = GaussianPrior(config.channels, height, width, config.prior)
+            self.prior = GaussianPrior(config.channels, height, width, config.prior, config.conditions)
         self._carrier: list[Carrier] = []  # in a list, so that the autoencoder is no part of this network
 
     def inflate(self, context_channels: int, temporal: TemporalConfig | None = None, freeze: bool = True) -> "Denoiser":
@@ -134,7 +169,8 @@ class Denoiser(nn.Module):
     def carry_by(self, autoencoder) -> "Denoiser":
         """Name the autoencoder by which known frames are carried to where driving brings them; see `carry`."""
         if self.carries:
-            self._carrier = [Carrier(autoencoder, self.flow)]
+            assert self.temporal is not None
+            self._carrier = [Carrier(autoencoder, self.temporal.move)]
         return self
 
     @property
@@ -151,12 +187,15 @@ class Denoiser(nn.Module):
             return latents * mask.to(latents)[..., None, None, None]
         if not self._carrier:
             raise RuntimeError("name the autoencoder first: carry_by")
-        return self._carrier[0](latents, mask.to(latents), layout.travel, layout.heading)
+        return self._carrier[0](latents, mask, layout)
 
-    def condition(self, layout: Layout, height: int, width: int) -> tuple[Tensor, Tensor | None]:
-        """Planes [B, T, P, h, w], positions among them, and tokens [B, T, N, D] of a layout [B, T]."""
+    def condition(
+        self, layout: Layout, height: int, width: int, captions: Sequence[str] = ()
+    ) -> tuple[Tensor, Tensor | None]:
+        """Planes [B, T, P, h, w], positions among them, and tokens [B, T, N, D] of a layout [B, T]; captions are for a
+        denoiser that reads (models/text_denoiser.py)."""
         tokens = self.tokens(layout) if self.tokens is not None else None
-        drawn = rasterise(layout, height, width)
+        drawn = rasterise(layout, height, width, self.config.conditions)
         place = positions(height, width).to(drawn).expand(*drawn.shape[:-3], -1, -1, -1)
         return torch.cat([drawn, place], -3), tokens
 
@@ -168,6 +207,7 @@ class Denoiser(nn.Module):
         tokens: Tensor | None = None,
         context: "Context | None" = None,
         hint: Tensor | None = None,
+        level: Tensor | None = None,
     ) -> Tensor:
         """Predict the velocity of noisy latents.
 
@@ -177,19 +217,21 @@ class Denoiser(nn.Module):
         tokens    [B, T, N, D] for cross-attention, or None
         context   from `encode_context`, or None
         hint      [B, T, C, h, w] what the answer would be if unknown frames were the carried ones, or None
+        level     [B] noise level of the planes where the network is told one, or None
         returns   [B, T, C, h, w]
         """
         b, t = x.shape[:2]
         frames = torch.cat([x, planes.to(x.dtype)], 2).flatten(0, 1).contiguous(memory_format=torch.channels_last)
         steps = timestep.repeat_interleave(t)
         words = frames.new_zeros(b * t, 1, 32) if tokens is None else tokens.flatten(0, 1)
+        told = None if level is None else level.repeat_interleave(t)
         if self.temporal is None:
-            out = self.unet(frames, steps, words, return_dict=False)[0]
+            out = self.unet(frames, steps, words, class_labels=told, return_dict=False)[0]
         else:
             features = None if context is None else context.features
             hint = None if hint is None else hint.flatten(0, 1)
             with self.temporal.running(t, features, hint, words if self.config.token_dim else None):
-                out = self.unet(frames, steps, words, return_dict=False)[0]
+                out = self.unet(frames, steps, words, class_labels=told, return_dict=False)[0]
         return out.unflatten(0, (b, t))
 
     def encode_context(self, context: Tensor) -> "Context":

@@ -10,6 +10,7 @@ from diffusers.models.autoencoders.autoencoder_dc import EfficientViTBlock, ResB
 from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
 
+from drivesim.diffusion.draws import Generator
 from drivesim.errors import UserError
 from drivesim.models import vae_folder
 from drivesim.models.autoencoder import Autoencoder, AutoencoderConfig
@@ -138,7 +139,7 @@ class KLAutoencoder(DiffusersAutoencoder):
     def code(self, x: Tensor) -> Tensor:
         return self.moments(x).mode()
 
-    def training_latents(self, x: Tensor, generator: torch.Generator, kl: float) -> tuple[Tensor, Tensor]:
+    def training_latents(self, x: Tensor, generator: Generator, kl: float) -> tuple[Tensor, Tensor]:
         """Sampled; the penalty is the divergence a pixel value, as latent diffusion weighs it against the error."""
         posterior = self.moments(x)
         return self.scaled(posterior.sample(generator)), kl * posterior.kl().mean() / x[0].numel()
@@ -193,7 +194,7 @@ class DCAutoencoder(DiffusersAutoencoder):
     def code(self, x: Tensor) -> Tensor:
         return self.vae.encode(x, return_dict=False)[0]
 
-    def training_latents(self, x: Tensor, generator: torch.Generator, kl: float) -> tuple[Tensor, Tensor]:
+    def training_latents(self, x: Tensor, generator: Generator, kl: float) -> tuple[Tensor, Tensor]:
         return self._encode(x), x.new_zeros(())
 
     def image_weight(self) -> nn.Parameter:

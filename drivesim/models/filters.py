@@ -43,6 +43,8 @@ class EdgeFilters(nn.Module):
     def forward(self, low: Tensor) -> Tensor:
         """low [N, 3, h, w] in [-1, 1] -> what is to be added to its bicubic enlargement, [N, 3, h·f, w·f]; before
         `fit` nothing."""
+        if low.is_meta:  # shapes alone
+            return low.new_empty(*low.shape[:2], *(self.factor * cells for cells in low.shape[2:]))
         with torch.autocast(low.device.type, enabled=False):  # differences of neighbours, and cheap as it is
             folded = torch.stack([self._filter(frame) for frame in low.float()])
         return F.pixel_shuffle(folded, self.factor)

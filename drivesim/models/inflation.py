@@ -16,9 +16,11 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from drivesim.clip import Layout
 from drivesim.errors import UserError
 from drivesim.models.motion import SceneFlow
 from drivesim.models.temporal import Run, TemporalAttention, TemporalConv, TemporalHead, TemporalTransformer
+from drivesim.models.tracks import TrackedFlow
 
 Site = tuple[str, nn.Module, int, str]  # name, spatial layer, its channels, kind of what follows: KINDS
 KINDS = ("conv", "attention", "head")
@@ -26,6 +28,7 @@ CHOICES = {
     "attention": ("none", "attention", "transformer"),
     "positions": ("sinusoidal", "relative"),
     "merge": ("scalar", "time"),
+    "motion": ("mean", "tracks"),
 }
 
 
@@ -44,6 +47,7 @@ class TemporalConfig:
     head          one more layer after the output convolution, which sees the known frames at full resolution; ours
     carry         unknown frames of the context are the known ones, moved by the mean flow of driving, ours; false:
                   nothing, the paper's
+    motion        what moves them: mean, the flow of driving alone, or tracks, which carries boxes from box to box
     """
 
     convolution: bool = True
@@ -55,6 +59,7 @@ class TemporalConfig:
     merge: str = "scalar"
     head: bool = True
     carry: bool = True
+    motion: str = "mean"
     frames: int = 0  # of a clip, for merge=time; set by the stage
 
     def __post_init__(self) -> None:
@@ -113,6 +118,7 @@ class TemporalLayers(nn.Module):
         super().__init__()
         self.config = config = config or TemporalConfig()
         width = context_width if context else 0
+        self.context_channels = context
         self.context = ContextEncoder(context, context_width, levels) if context else None
         self.flow = SceneFlow() if context and config.carry else None
         self.layers = nn.ModuleDict()
@@ -135,9 +141,11 @@ class TemporalLayers(nn.Module):
             ),
             "head": lambda module, c: TemporalHead(module.in_channels, c, width, groups, merged),
         }
+        self.widths: dict[str, int] = {}  # channels of every spatial layer that is followed
         for name, module, channels, kind in sites:
             if config.wanted(kind):
                 key = name.replace(".", "_")
+                self.widths[name] = channels
                 self.layers[key] = build[kind](module, channels)
                 module.register_forward_hook(self._hook(key))
 
@@ -163,6 +171,12 @@ class TemporalLayers(nn.Module):
         """A forward hook for the network's embedding of the noise level."""
         if self._run is not None:
             self._run.embedding = output
+
+    def move(self, pictures: Tensor, source: Layout, target: Layout) -> tuple[Tensor, Tensor]:
+        """Pictures of the moments `source` as they look at the moments `target`; as `SceneFlow.move`."""
+        assert self.flow is not None
+        by = TrackedFlow(self.flow) if self.config.motion == "tracks" else self.flow.move
+        return by(pictures, source, target)
 
     def encode(self, context: Tensor) -> dict[tuple[int, int], Tensor]:
         """Context features of known frames [B·T, channels, H, W]; they do not depend on the noise: once a window."""
@@ -196,7 +210,8 @@ class TemporalLayers(nn.Module):
 
     def alphas(self) -> dict[str, float | list[float]]:
         """The learned merge factor of every layer, or those of its frames."""
-        return {name: layer.merge.alpha.tolist() for name, layer in self.layers.items()}  # type: ignore[union-attr]
+        found = {name: layer.merge.alpha.tolist() for name, layer in self.layers.items()}  # type: ignore[union-attr]
+        return {name: alpha if len(alpha) > 1 else alpha[0] for name, alpha in found.items()}
 
 
 class _Running:

@@ -6,7 +6,7 @@ look like; least squares find it within seconds. On held-out drives of the proce
 nearer to the frame half a second later than a frame that stands still.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import cv2
 import numpy as np
@@ -14,11 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from drivesim.clip import to_uint8
+from drivesim.clip import Layout, to_uint8
 from drivesim.models.optical_flow import flow
 
 GRID = (32, 64)  # cells of the flow fields
 STEPS = 24  # of the integration: about a metre each over the longest window of keyframes
+Move = Callable[[Tensor, Layout, Layout], tuple[Tensor, Tensor]]  # as `SceneFlow.move`
 NOISE = (1e-3, 1e-3)  # metres and radians between two frames that say nothing: who hardly turns has no field of turning
 
 
@@ -60,12 +61,25 @@ class SceneFlow(nn.Module):
     def forward(self, pictures: Tensor, travel: Tensor, heading: Tensor) -> tuple[Tensor, Tensor]:
         """pictures [N, C, H, W] as they look `travel` [N] metres and `heading` [N] radians later; and which pixels of
         the answer the pictures showed, [N, 1, H, W] 0 or 1 (the others are filled from the border)."""
-        with torch.autocast(pictures.device.type, enabled=False):
+        return look(pictures, self.place(travel, heading, *pictures.shape[-2:]))
+
+    def place(self, travel: Tensor, heading: Tensor, height: int, width: int) -> Tensor:
+        """What `trace` finds for every pixel, [N, height, width, 2]."""
+        with torch.autocast(travel.device.type, enabled=False):
             shift = (self.trace(travel, heading) - centres(*GRID).to(travel.device)).permute(0, 3, 1, 2)
-            shift = F.interpolate(shift, pictures.shape[-2:], mode="bicubic").permute(0, 2, 3, 1)
-            place = centres(*pictures.shape[-2:]).to(shift.device) + shift
-            moved = F.grid_sample(pictures.float(), place, padding_mode="border", align_corners=False)
-            return moved, (place.abs().amax(-1) <= 1).float()[:, None]
+            shift = F.interpolate(shift, (height, width), mode="bicubic").permute(0, 2, 3, 1)
+            return centres(height, width).to(shift.device) + shift
+
+    def move(self, pictures: Tensor, source: Layout, target: Layout) -> tuple[Tensor, Tensor]:
+        """pictures [N, C, H, W] of the moments `source` [N] at the moments `target` [N]; as `forward`."""
+        return self(pictures, target.travel - source.travel, target.heading - source.heading)
+
+
+def look(pictures: Tensor, place: Tensor, mode: str = "bilinear") -> tuple[Tensor, Tensor]:
+    """What pictures [N, C, H, W] show at `place` [N, H, W, 2] (x, y) from -1 to 1, and which of it they do show."""
+    with torch.autocast(pictures.device.type, enabled=False):
+        moved = F.grid_sample(pictures.float(), place, mode=mode, padding_mode="border", align_corners=False)
+    return moved, (place.abs().amax(-1) <= 1).float()[:, None]
 
 
 def centres(height: int, width: int) -> Tensor:
@@ -87,20 +101,20 @@ class Carrier:
     """Carries known latents to the unknown frames of a window, by way of pixels: a latent does not shift with the
     picture.
 
-    Keeps no weights of its own: `autoencoder` (its encode and decode) and `flow` belong to others.
+    Keeps no weights of its own: `autoencoder` (its encode and decode) and what `move` uses belong to others.
     """
 
-    def __init__(self, autoencoder, flow: SceneFlow) -> None:
-        self.autoencoder, self.flow = autoencoder, flow
+    def __init__(self, autoencoder, move: Move) -> None:
+        self.autoencoder, self.move = autoencoder, move
 
     @torch.no_grad()
-    def __call__(self, latents: Tensor, mask: Tensor, travel: Tensor, heading: Tensor) -> Tensor:
+    def __call__(self, latents: Tensor, mask: Tensor, layout: Layout) -> Tensor:
         """Unknown frames filled with the known ones before and after them, moved to where they would be: blended by
         nearness where both are there, and where a moved picture reaches over the border, by the other alone.
 
-        latents [B, T, C, h, w], mask, travel, heading [B, T] -> [B, T, C, h, w]; zeros where nothing is known
+        latents [B, T, C, h, w], mask, layout [B, T] -> [B, T, C, h, w]; zeros where nothing is known
         """
-        out = latents * mask[..., None, None, None]
+        out = latents * mask.to(latents)[..., None, None, None]
         todo = [(b, t, ends) for b, t, ends in gaps(mask)]
         if not todo:
             return out
@@ -109,11 +123,7 @@ class Carrier:
         pictures = dict(zip(sources, self.autoencoder.decode(latents[rows, times]).float(), strict=True))
         jobs = [(b, t, s, share) for b, t, ends in todo for s, share in ends]
         at, to, frm = (torch.tensor(axis) for axis in list(zip(*jobs, strict=True))[:3])
-        moved, seen = self.flow(
-            torch.stack([pictures[b, s] for b, _, s, _ in jobs]),
-            travel[at, to] - travel[at, frm],
-            heading[at, to] - heading[at, frm],
-        )
+        moved, seen = self.move(torch.stack([pictures[b, s] for b, _, s, _ in jobs]), layout[at, frm], layout[at, to])
         weight = (seen + 1e-3) * torch.tensor([share for *_, share in jobs]).to(moved).view(-1, 1, 1, 1)
         owner = torch.tensor([i for i, (*_, ends) in enumerate(todo) for _ in ends], device=moved.device)
         total = moved.new_zeros(len(todo), *moved.shape[1:]).index_add_(0, owner, moved * weight)

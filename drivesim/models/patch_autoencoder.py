@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from drivesim.diffusion.draws import Generator
 from drivesim.models.autoencoder import Autoencoder, AutoencoderConfig
 from drivesim.models.inflation import Site
 
@@ -77,7 +78,7 @@ class PatchAutoencoder(Autoencoder):
             x = level(F.pixel_shuffle(conv(x), 2).contiguous(memory_format=torch.channels_last))
         return linear + F.pixel_shuffle(self.decoder_out(F.silu(x)), self.config.factor // 4)
 
-    def training_latents(self, x: Tensor, generator: torch.Generator, kl: float) -> tuple[Tensor, Tensor]:
+    def training_latents(self, x: Tensor, generator: Generator, kl: float) -> tuple[Tensor, Tensor]:
         latents = self._encode(x)
         return latents, 1e-2 * (latents.square().mean() - 1).square()  # unit size, which diffusion counts on
 

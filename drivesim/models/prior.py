@@ -5,20 +5,24 @@ seconds. On held-out frames of the procedural town its error equals that of an i
 CPU cores, so the network starts where those minutes would end, and learns what is not linear.
 """
 
+import itertools
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from drivesim.models.conditioning import label_features
+from drivesim.models.conditioning import feature_count, label_features
+from drivesim.models.conditions import USUAL, chosen
 
 RIDGE = 1e-4  # of the number of frames; decides only where a label never varies
-FEATURES = 6
+FEATURES = feature_count()
 
 
 class GaussianPrior(nn.Module):
     """Latents x = mean(labels) + components · N(0, variances) + N(0, rest), each frame by itself.
 
-    mean        [FEATURES, C, h, w], linear in `conditioning.label_features`
+    mean        [F, C, h, w], linear in `conditioning.label_features` of the conditions; F is FEATURES of the usual ones
     components  [C·h·w, K] orthonormal, variances [K], rest [C, h, w]
     """
 
@@ -27,25 +31,27 @@ class GaussianPrior(nn.Module):
     variances: Tensor
     rest: Tensor
 
-    def __init__(self, channels: int, height: int, width: int, components: int) -> None:
+    def __init__(
+        self, channels: int, height: int, width: int, components: int, conditions: Sequence[str] = USUAL
+    ) -> None:
         super().__init__()
+        self.conditions = list(conditions)
         shape = (channels, height, width)
-        self.register_buffer("mean", torch.zeros(FEATURES, *shape))
+        self.register_buffer("mean", torch.zeros(feature_count(conditions), *shape))
         self.register_buffer("components", torch.zeros(channels * height * width, components))
         self.register_buffer("variances", torch.zeros(components))
         self.register_buffer("rest", torch.ones(shape))
 
     @torch.no_grad()
     def fit(self, latents: Tensor, features: Tensor) -> "GaussianPrior":
-        """latents [n, C, h, w] of training frames, clip after clip, features [n, FEATURES] of their labels.
+        """latents [n, C, h, w] of training frames, clip after clip, features [n, F] of their labels.
 
-        Labels are also forgotten, each by itself and both, so that the mean without them is the mean over them.
+        Labels are also forgotten, each by itself and together, so that the mean without them is the mean over them.
         """
         x, count = latents.double().flatten(1), len(latents)
-        forgotten = torch.tensor([[1, a, a, a, b, b] for a in (0, 1) for b in (0, 1)], dtype=x.dtype)
-        told = (features.double() * forgotten[:, None]).flatten(0, 1)
-        gram = told.T @ told + RIDGE * count * torch.eye(FEATURES, dtype=x.dtype)
-        self.mean.copy_(torch.linalg.solve(gram, told.T @ x.repeat(4, 1)).view_as(self.mean))
+        told = features.double() * self._forgotten().to(x)[:, None]  # [ways to forget, n, F]
+        gram = told.flatten(0, 1).T @ told.flatten(0, 1) + RIDGE * count * torch.eye(told.shape[-1], dtype=x.dtype)
+        self.mean.copy_(torch.linalg.solve(gram, told.sum(0).T @ x).view_as(self.mean))
 
         x = x - x.mean(0)
         basis, variances = principal(x, self.components.shape[1])
@@ -57,6 +63,12 @@ class GaussianPrior(nn.Module):
         self.rest.copy_(left.square().mean(0).view_as(self.rest).clamp_min(1e-6))
         return self
 
+    def _forgotten(self) -> Tensor:
+        """Every way to know some labels and not others, as what features are multiplied by: [2^labels, F] of 0 and 1"""
+        sizes = [condition.features for condition in chosen(self.conditions) if condition.features]
+        ways = itertools.product((0.0, 1.0), repeat=len(sizes))
+        return torch.tensor([[1.0, *(k for k, n in zip(way, sizes, strict=True) for _ in range(n))] for way in ways])
+
     def posterior(self, z: Tensor, planes: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         """Mean of x [B, T, C, h, w] given z = alpha·x + sigma·noise and the layout's planes.
 
@@ -65,7 +77,7 @@ class GaussianPrior(nn.Module):
         """
         with torch.autocast(z.device.type, enabled=False):
             z, a, s = z.float(), alpha.flatten(1)[..., None], sigma.flatten(1)[..., None]
-            mean = torch.einsum("btf,fchw->btchw", label_features(planes), self.mean)
+            mean = torch.einsum("btf,fchw->btchw", label_features(planes, self.conditions), self.mean)
             off = (z - alpha * mean).flatten(2)
             rest = self.rest.flatten()
             noise = s**2 + a**2 * (rest @ self.components.square())

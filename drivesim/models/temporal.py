@@ -5,6 +5,7 @@ Frames travel folded into the batch, [B·T, C, H, W], in channels_last memory.
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -75,7 +76,7 @@ class Merge(nn.Module):
 
     def __init__(self, frames: int = 0, alpha: float = 0.5) -> None:
         super().__init__()
-        self.logit = nn.Parameter(torch.logit(torch.full((frames,) if frames else (), alpha)))
+        self.logit = nn.Parameter(torch.logit(torch.full((max(frames, 1),), alpha)))
 
     @property
     def alpha(self) -> Tensor:
@@ -84,9 +85,15 @@ class Merge(nn.Module):
     def forward(self, spatial: Tensor, change: Tensor, frames: int) -> Tensor:
         """Both [B·T, C, H, W] of clips of `frames` frames -> same shape."""
         share = (1 - self.alpha).to(spatial.dtype)
-        if share.dim():
+        if len(share) > 1:
             share = share[:frames].repeat(len(spatial) // frames).view(-1, 1, 1, 1)
         return torch.addcmul(spatial, change.to(spatial.dtype), share)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
+        """A single alpha was a scalar once; only what has an axis can be shared out over processes."""
+        if (name := f"{prefix}logit") in state_dict:
+            state_dict[name] = state_dict[name].reshape(-1)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 class TemporalConv(nn.Module):
@@ -153,7 +160,9 @@ class TemporalAttention(nn.Module):
         self.norm = nn.LayerNorm(channels)
         self.to_qkv = nn.Linear(channels, 3 * channels, bias=False)
         self.to_out = nn.Linear(channels, channels)
-        self.relative = nn.Linear(channels, channels, bias=False) if positions == "relative" else None
+        self.relative: nn.Module | None = None
+        if positions == "relative":
+            self.relative = nn.Linear(channels, channels, bias=False)
         self.context = nn.Linear(context_channels, channels) if context_channels else None
         self.merge = Merge(merge_frames)
         nn.init.zeros_(self.to_out.weight)
@@ -221,9 +230,12 @@ class TemporalTransformer(TemporalAttention):
         self.norm_out, self.feed_out = nn.LayerNorm(channels), FeedForward(channels, activation_fn="geglu")
         last = [self.feed_in.net[-1], self.feed_out.net[-1]]
         self.place = self.cross = None
+        position = nn.Sequential(nn.Linear(channels, 4 * channels), nn.SiLU(), nn.Linear(4 * channels, channels))
         if self.relative is None:
-            self.place = nn.Sequential(nn.Linear(channels, 4 * channels), nn.SiLU(), nn.Linear(4 * channels, channels))
-            last.append(self.place[-1])
+            self.place = position
+            last.append(position[-1])
+        else:
+            self.relative = position
         if tokens:
             self.norm_cross = nn.LayerNorm(channels)
             self.cross = Attention(

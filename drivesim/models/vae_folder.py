@@ -39,7 +39,7 @@ def read_network(folder: str, network_class: type) -> dict[str, Any]:
             f"autoencoder.kind is {KINDS[network_class.__name__]!r} but {path} holds {found}; "
             f"set autoencoder.kind={KINDS[found]}"
         )
-    _variant(path)
+    weight_variant(path)
     return {name: value for name, value in config.items() if not name.startswith("_")}
 
 
@@ -53,7 +53,7 @@ def load_weights(folder: str, network: nn.Module) -> None:
         # Through diffusers: shards, half precision, and the names that attention had when Stable Diffusion came out.
         loaded, report = type(network).from_pretrained(
             path,
-            variant=_variant(path),
+            variant=weight_variant(path),
             use_safetensors=True,
             local_files_only=True,
             torch_dtype=torch.float32,
@@ -68,21 +68,22 @@ def load_weights(folder: str, network: nn.Module) -> None:
     network.load_state_dict(loaded.state_dict())
 
 
-def _variant(path: Path) -> str | None:
-    """None for weights in full precision, "fp16" where these alone are there.
+def weight_variant(path: Path, stem: str = WEIGHTS) -> str | None:
+    """None for weights under their plain name, else the variant that is there: fp16 or bf16.
 
-    raises  UserError where neither is
+    stem    name of the file without its suffix: diffusers' by default
+    raises  UserError where there is none but a pickle, or none at all
     """
-    for variant, mark in ((None, ""), ("fp16", ".fp16")):
-        names = f"{WEIGHTS}{mark}.safetensors", f"{WEIGHTS}.safetensors.index{mark}.json"  # whole, or in shards
+    for variant, mark in ((None, ""), ("fp16", ".fp16"), ("bf16", ".bf16")):
+        names = f"{stem}{mark}.safetensors", f"{stem}.safetensors.index{mark}.json"  # whole, or in shards
         if any((path / name).is_file() for name in names):
             return variant
-    if pickles := sorted(path.glob("*.bin")) + sorted(path.glob("*.pt")):
+    if pickles := sorted(file for kind in ("bin", "pt", "ckpt") for file in path.glob(f"*.{kind}")):
         raise UserError(
             f"{path} has its weights in {pickles[0].name} alone, a pickle, which may run anything and is not read; "
-            f"save it again with save_pretrained(..., safe_serialization=True), which writes {WEIGHTS}.safetensors"
+            f"save it again with save_pretrained(..., safe_serialization=True), which writes {stem}.safetensors"
         )
-    raise UserError(f"{path} has no {WEIGHTS}.safetensors; copy the folder again")
+    raise UserError(f"{path} has no {stem}.safetensors; copy the folder again")
 
 
 def _line(error: Exception) -> str:

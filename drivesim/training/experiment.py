@@ -1,15 +1,19 @@
 """An experiment: everything that decides what is trained, as one tree of typed, checked values."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from drivesim.config import option
 from drivesim.data.augment import AugmentConfig
 from drivesim.diffusion.schedule import ScheduleConfig
-from drivesim.diffusion.tasks import Frames, Interpolate, Predict, Upsample
+from drivesim.diffusion.tasks import Frames, Interpolate, Predict
+from drivesim.diffusion.upsample import Upsample
 from drivesim.generation.samplers import SamplerConfig
 from drivesim.models.autoencoder import AutoencoderConfig
+from drivesim.models.backbone import Backbone
 from drivesim.models.denoiser import DenoiserConfig
 from drivesim.models.inflation import TemporalConfig
+from drivesim.models.upscaler import UpsamplerConfig
 from drivesim.models.video_decoder import VideoDecoderConfig
 
 
@@ -76,7 +80,7 @@ class ExperimentConfig:
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     decoder: VideoDecoderConfig = field(default_factory=VideoDecoderConfig)  # its temporal layers
     denoiser: DenoiserConfig = field(default_factory=DenoiserConfig)
-    upsampler: DenoiserConfig = field(default_factory=DenoiserConfig)
+    upsampler: UpsamplerConfig = field(default_factory=UpsamplerConfig)
     temporal: TemporalConfig = field(default_factory=TemporalConfig)  # of keyframes, interpolation and upsampler
     image: Frames = field(default_factory=Frames)
     predict: Predict = field(default_factory=Predict)
@@ -86,3 +90,10 @@ class ExperimentConfig:
     sampler: SamplerConfig = field(
         default_factory=SamplerConfig
     )  # what the bundle is sampled with unless told otherwise
+
+    def resolved(self) -> "ExperimentConfig":
+        """With what a pretrained backbone decides: its layout and its noise schedule. raises UserError if it is none"""
+        if not self.denoiser.pretrained:
+            return self
+        schedule = Backbone(Path(self.denoiser.pretrained)).schedule(self.schedule)
+        return replace(self, denoiser=self.denoiser.resolved(), schedule=schedule)

@@ -1,7 +1,7 @@
 """What a diffusion stage shows of itself while it trains: samples beside the held-out windows they were asked for."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -12,9 +12,10 @@ from drivesim.clip import to_uint8
 from drivesim.data.windows import Batch
 from drivesim.diffusion.sampler import window_noise
 from drivesim.diffusion.schedule import ScheduleConfig
-from drivesim.diffusion.tasks import Frames, Upsample
+from drivesim.diffusion.tasks import Frames
+from drivesim.diffusion.upsample import Upsample
 from drivesim.generation.draw import draw_layout
-from drivesim.generation.samplers import SamplerConfig, sample_frames, sample_upsampled, sample_window
+from drivesim.generation.samplers import SamplerConfig, sample_frames, sample_upsampled, sample_window, upsampling_noise
 from drivesim.models.denoiser import Denoiser
 
 
@@ -36,11 +37,12 @@ class LatentGrid:
     rows: int = 3
 
     def __call__(self, denoiser: Denoiser) -> np.ndarray:
-        batch = Batch(self.batch.x[: self.rows], self.batch.layout[: self.rows], self.batch.level[: self.rows])
+        batch = self.batch[: self.rows]
         config = self.sampler
         noise = window_noise(tuple(batch.x.shape), 0, 0)
-        if not self.task.temporal:
-            made = sample_frames(denoiser, self.schedule, batch.layout, noise, config)
+        if not self.task.context_channels:
+            config = replace(config, image_steps=config.keyframe_steps) if self.task.temporal else config
+            made = sample_frames(denoiser, self.schedule, batch.layout, noise, config, batch.captions)
         else:
             counts = torch.ones(len(batch.x), dtype=torch.long)
             known = self.task.known(counts if hasattr(self.task, "probabilities") else batch.level)  # type: ignore
@@ -54,6 +56,7 @@ class LatentGrid:
                 config.keyframe_steps,
                 config,
                 guidance=False,
+                captions=batch.captions,
             )
         rows = []
         for i in range(len(made)):
@@ -76,8 +79,8 @@ class UpsampleGrid:
     def __call__(self, denoiser: Denoiser) -> np.ndarray:
         high = self.batch.x[: self.rows]
         low = self.task.shrink(high)
-        noise = window_noise(tuple(self.task.fold(high).shape), 0, 0)
-        made = sample_upsampled(denoiser, self.schedule, self.task, low, noise, self.sampler)
+        noise = upsampling_noise(denoiser, self.task, tuple(low.shape), 0, 0)
+        made = sample_upsampled(denoiser, self.schedule, self.task, low, *noise, self.sampler)
         rows = [
             np.concatenate([_picture(x[i, 0]) for x in (self.task.enlarge(low), made, high)], 1)
             for i in range(len(high))

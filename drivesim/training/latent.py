@@ -5,18 +5,14 @@ import pytorch_lightning as pl
 import torch
 
 from drivesim.data.windows import Batch
+from drivesim.diffusion.draws import Streams
 from drivesim.diffusion.loss import velocity_loss
 from drivesim.diffusion.schedule import Diffusion
 from drivesim.diffusion.tasks import Task
 from drivesim.models.denoiser import Denoiser
 from drivesim.training.experiment import StageConfig
 from drivesim.training.grids import GridMaker
-
-
-def step_generator(module: pl.LightningModule, seed: int, batch_idx: int) -> torch.Generator:
-    """Randomness of a training step from the seed, the batch and the rank alone: a resumed run draws what it would
-    have drawn, and the batches of an accumulated gradient differ."""
-    return torch.Generator().manual_seed(seed + 1_000_003 * (batch_idx + 1) + module.global_rank)
+from drivesim.training.sharding import is_sharded, shard
 
 
 class LatentVideoDiffusion(pl.LightningModule):
@@ -41,38 +37,38 @@ class LatentVideoDiffusion(pl.LightningModule):
         self.validation, self.grid = validation, grid
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
-        loss = self._loss(batch, step_generator(self, self.seed, batch_idx))
-        self.log("loss", loss.detach(), prog_bar=False)
+        loss = self._loss(batch, self.seed)
+        self.log("loss", loss.detach(), sync_dist=True)
         return loss
 
-    def _loss(self, batch: Batch, generator: torch.Generator) -> torch.Tensor:
-        problem = self.task.pose(batch, self.denoiser, generator)
-        loss = velocity_loss(self.denoiser, problem, self.diffusion, generator)
-        if not torch.isfinite(loss):
-            raise RuntimeError(
-                f"loss is {loss.item()} at step {self.global_step}; the last checkpoint is good, "
-                "lower stages.*.lr and run again"
-            )
-        return loss
+    def _loss(self, batch: Batch, seed: int) -> torch.Tensor:
+        streams = Streams(seed, batch.numbers)
+        problem = self.task.pose(batch, self.denoiser, streams, self.diffusion)
+        return velocity_loss(self.denoiser, problem, self.diffusion, streams)
 
     @torch.no_grad()
     def validation_loss(self) -> float:
         """Loss on the same held-out windows, times and noise every time: comparable along a run and between runs."""
-        losses = [
-            float(self._loss(batch.to(self.device), torch.Generator().manual_seed(i)))
-            for i, batch in enumerate(self.validation)
-        ]
+        losses = [float(self._loss(batch.to(self.device), seed=0)) for batch in self.validation]
         return float(np.mean(losses))
+
+    def configure_model(self) -> None:
+        """Share out the weights where the strategy is to (Lightning calls this on every process before training)."""
+        if self.device_mesh is not None and not is_sharded(self.denoiser):
+            shard(self.denoiser, self.device_mesh["data_parallel"])
 
     def sample_grid(self) -> np.ndarray:
         return self.grid(self.denoiser)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         # By hand: Lightning does not clip for a fused optimizer, which halves the time of its step on a CPU.
-        torch.nn.utils.clip_grad_norm_([p for p in self.denoiser.parameters() if p.requires_grad], 1.0)
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
         trained = [p for p in self.denoiser.parameters() if p.requires_grad]
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer | list[torch.optim.Optimizer]:
+        trained = [p for p in self.denoiser.parameters() if p.requires_grad]
+        if not trained:  # a pretrained image network that is taken as it is
+            return []
         return torch.optim.AdamW(
             trained, lr=self.stage.lr, weight_decay=self.stage.weight_decay, betas=(0.9, 0.99), fused=True
         )

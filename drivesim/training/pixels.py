@@ -8,12 +8,12 @@ from torch import Tensor
 
 from drivesim.clip import to_uint8
 from drivesim.data.windows import Batch
+from drivesim.diffusion.draws import Generator, Streams
 from drivesim.errors import UserError
 from drivesim.models.autoencoder import Autoencoder
 from drivesim.models.discriminator import Critics
 from drivesim.models.perceptual import perceptual_distance
 from drivesim.training.experiment import StageConfig
-from drivesim.training.latent import step_generator
 
 RECONSTRUCTIONS = ("flicker", "l1", "l2")
 LEAST = 32  # pixels, each way, that leave something to every layer of the networks that judge pictures
@@ -48,28 +48,25 @@ class AutoencoderTraining(pl.LightningModule):
         optimizers = self.optimizers()
         generator, critic = optimizers if isinstance(optimizers, list) else (optimizers, None)
         x = batch.x
-        rebuilt, penalty = self.reconstruct(x, step_generator(self, self.seed, batch_idx))
+        rebuilt, penalty = self.reconstruct(x, Streams(self.seed, batch.numbers))
         error = self.error(rebuilt, x)
         loss = error + penalty
         critics = self.discriminator if self.global_step >= self.stage.adversarial_start else None
         if critics is not None:
             loss = loss + critics.realism(rebuilt, error, self.autoencoder.last_weight())
-        if not torch.isfinite(loss):
-            raise UserError(
-                f"loss is {loss.item()} at step {self.global_step}; the last checkpoint is good, "
-                "lower stages.*.lr and run again"
-            )
         generator.zero_grad()
         self.manual_backward(loss)
-        torch.nn.utils.clip_grad_norm_([p for p in self.autoencoder.parameters() if p.requires_grad], 1.0)
+        trained = [p for p in self.autoencoder.parameters() if p.requires_grad]
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
         generator.step()
-        self.log_dict({"loss": error.detach(), "psnr": -10 * torch.log10(F.mse_loss(rebuilt.detach(), x) / 4)})
+        psnr = -10 * torch.log10(F.mse_loss(rebuilt.detach(), x) / 4)
+        self.log_dict({"loss": error.detach(), "psnr": psnr}, sync_dist=True)
         if critics is not None and critic is not None:
             loss = critics.loss(x, rebuilt)
             critic.zero_grad()
             self.manual_backward(loss)
             critic.optimizer.step()  # not through Lightning, which would count it as a second training step
-            self.log("loss_discriminator", loss.detach())
+            self.log("loss_discriminator", loss.detach(), sync_dist=True)
 
     def error(self, rebuilt: Tensor, x: Tensor) -> Tensor:
         """What a reconstruction [B, T, 3, H, W] is worth by itself, without discriminators."""
@@ -79,7 +76,7 @@ class AutoencoderTraining(pl.LightningModule):
             error = error + self.stage.perceptual_weight * distance
         return error
 
-    def reconstruct(self, x: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+    def reconstruct(self, x: Tensor, generator: Generator | None = None) -> tuple[Tensor, Tensor]:
         """[B, T, 3, H, W] -> its reconstruction and the penalty on its latents; where there is a generator the encoder
         is trained, and a KL autoencoder samples its latents."""
         b, t = x.shape[:2]

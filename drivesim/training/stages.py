@@ -1,9 +1,10 @@
 """The stages: for each, what is trained, on which windows, starting from which earlier stages."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -16,27 +17,34 @@ from drivesim.data.cache import FrameCache, LatentCache
 from drivesim.data.loader import WindowModule
 from drivesim.data.store import ClipStore
 from drivesim.data.windows import Batch, Reader, VideoPatches, WindowDataset, WindowSpec, collate
-from drivesim.diffusion.schedule import Diffusion
-from drivesim.diffusion.tasks import Frames, Interpolate, Predict, Task, Upsample
+from drivesim.diffusion.schedule import Diffusion, ScheduleConfig
+from drivesim.diffusion.tasks import Frames, Interpolate, Predict, Task
+from drivesim.diffusion.upsample import Pixels, Upsample, space_of
 from drivesim.errors import UserError
+from drivesim.generation.samplers import check_upsampling
 from drivesim.machine import probe
 from drivesim.models.autoencoder import Autoencoder, AutoencoderConfig
-from drivesim.models.conditioning import label_features, rasterise
+from drivesim.models.backbone import Backbone
+from drivesim.models.conditioning import POSITIONS, label_features, plane_count, rasterise
 from drivesim.models.denoiser import Denoiser, DenoiserConfig
-from drivesim.models.inflation import TemporalConfig
+from drivesim.models.filters import EdgeFilters
+from drivesim.models.inflation import TemporalConfig, TemporalLayers
 from drivesim.models.motion import SceneFlow, measured_flow
 from drivesim.models.patch_autoencoder import PatchAutoencoder
+from drivesim.models.text import TextEncoder
+from drivesim.models.text_denoiser import TextDenoiser
+from drivesim.models.upscaler import UpsamplerConfig, load_upscaler, read_schedules
 from drivesim.models.video_decoder import VideoDecoderConfig
 from drivesim.training.experiment import ExperimentConfig, StageConfig
 from drivesim.training.grids import GridMaker, LatentGrid, UpsampleGrid
 from drivesim.training.latent import LatentVideoDiffusion
 from drivesim.training.pixels import AutoencoderTraining
 
-VALIDATION_BATCHES = 2
+VALIDATION_WINDOWS = 16  # held out; their number does not depend on the batches that a stage trains on
+PATCH_FRAMES = 64  # for the closed-form start of the patch autoencoder: 30,000 patches and more
 FLOW_FPS = 7.0  # frames for optical flow lie at most this far apart in a second
 FLOW_PAIRS = 400
 PRIOR_FRAMES = 2000  # for the closed-form prior: seconds of one core
-PATCH = (128, 256)  # full-resolution pixels the upsampler trains on (paper: patches, applied convolutionally)
 FILTER_PICTURES = 64  # of 512x1024: two million neighbourhoods, some thousands a class
 
 
@@ -97,8 +105,9 @@ class Workspace:
             layouts.append(self.store.layout(clip)[torch.arange(0, int(self.store.index.loc[clip].frames), apart)])
         x, layout = torch.cat(latents), Layout.cat(layouts)
         picked = torch.linspace(0, len(x) - 1, min(len(x), PRIOR_FRAMES)).long()
-        planes = rasterise(layout[picked], 1, 1)[None]
-        denoiser.prior.fit(x[picked].float(), label_features(planes)[0])
+        told = denoiser.config.conditions
+        planes = rasterise(layout[picked], 1, 1, told)[None]
+        denoiser.prior.fit(x[picked].float(), label_features(planes, told)[0])
 
     @cached_property
     def flow(self) -> SceneFlow:
@@ -111,7 +120,7 @@ class Workspace:
             return flow
         samples = [pairs[i] for i in range(FLOW_PAIRS)]
         flows = torch.stack([measured_flow(x[0], x[1]) for x, *_ in samples])
-        motions = torch.stack([torch.stack([lay.travel.diff()[0], lay.heading.diff()[0]]) for _, lay, _ in samples])
+        motions = torch.stack([torch.stack([lay.travel.diff()[0], lay.heading.diff()[0]]) for _, lay, *_ in samples])
         return flow.fit(motions, flows)
 
     @property
@@ -134,10 +143,15 @@ class Workspace:
             "upsample_temporal": [WindowSpec(stages.upsample_temporal.frames, self.fps)],
         }
 
+    @property
+    def patch_size(self) -> tuple[int, int]:
+        """Full-resolution pixels that the upsampler trains on: patches, since it is applied convolutionally."""
+        data, task = self.experiment.data, self.experiment.upsample
+        return min(task.crop[0], task.factor * data.height), min(task.crop[1], task.factor * data.width)
+
     def patches(self) -> VideoPatches:
-        """What the upsampler sees: random patches at full resolution."""
-        data, factor = self.experiment.data, self.experiment.upsample.factor
-        return VideoPatches(self.store, min(PATCH[0], factor * data.height), min(PATCH[1], factor * data.width))
+        """What the upsampler sees."""
+        return VideoPatches(self.store, *self.patch_size)
 
     def pictures(self, count: int) -> Tensor:
         """Training pictures [count, 1, 3, H, W] as large as every clip of the store and the final video are: decoding
@@ -152,6 +166,25 @@ class Workspace:
         frames = WindowDataset(self.store, reader, "train", self.specs["upsample"][:1], self.seed, data.slots)
         return torch.stack([frames[i][0][:1] for i in range(count)])
 
+    def fit_patches(self, model: PatchAutoencoder, data: WindowModule) -> None:
+        """The closed-form start of a patch autoencoder."""
+        model.fit_patches(torch.cat([data.dataset[i][0] for i in range(PATCH_FRAMES)]))
+
+    def fit_filters(self, filters: EdgeFilters, task: Upsample) -> None:
+        """The closed-form start of an upsampler."""
+        high = self.pictures(FILTER_PICTURES)
+        low = task.shrink(high)
+        missing = (full[0] - task.enlarge(small[None])[0, 0] for full, small in zip(high, low, strict=True))
+        filters.fit(low[:, 0], missing)
+
+    def residual_std(self, task: Upsample, denoiser: Denoiser, batches: list[Batch]) -> float:
+        """Spread of what the base misses, where that is what is made."""
+        space = space_of(task, denoiser)
+        if not isinstance(space, Pixels) or task.target != "residual":
+            return task.residual_std
+        high = torch.cat([batch.x for batch in batches])
+        return float((high - space.base(task.shrink(high))).std().clamp_min(1e-3))
+
     def check(self, stages: list[str]) -> None:
         """raises UserError if the store does not serve one of `stages`"""
         whole = FrameCache(self.store, self.experiment.data.height, self.experiment.data.width)
@@ -162,7 +195,18 @@ class Workspace:
             )
 
     def image(self) -> Denoiser:
+        """The image network that temporal layers are put into. raises UserError if it is not the one that is named"""
+        held = self.bundle.config("image").get("backbone", {})
+        if (named := self.experiment.denoiser.pretrained) and held.get("sha256") != Backbone(Path(named)).sha256():
+            raise UserError(
+                f"{self.bundle.root} holds {held.get('folder', 'an image network trained here')}, not {named} as it is "
+                "now; run `drivesim train stage=image overwrite=true`, or choose another out"
+            )
         return load_denoiser(self.bundle, "image")
+
+    @cached_property
+    def text(self) -> TextEncoder:
+        return load_text(self.bundle)
 
     def data(
         self,
@@ -180,18 +224,20 @@ class Workspace:
             held_out = WindowDataset(self.store, reader, "val", specs, self.seed, slots)
         except UserError:
             held_out = WindowDataset(self.store, reader, "train", specs, self.seed, slots)
-        size = min(stage.batch_size, 8)
-        batches = [collate([held_out[i * size + j] for j in range(size)]) for i in range(VALIDATION_BATCHES)]
+        size = 2 ** min(stage.batch_size.bit_length() - 1, 3)  # of batches that fit the memory, and divide the windows
+        batches = [collate([held_out[i + j] for j in range(size)]) for i in range(0, VALIDATION_WINDOWS, size)]
         return WindowModule(training, stage.batch_size, workers), batches
 
 
 @dataclass
 class StageRun:
-    """A stage ready to train. `config` is what the bundle keeps: enough to rebuild the network by itself."""
+    """A stage ready to train. `config` is what the bundle keeps: enough to rebuild the network by itself; `folders` go
+    there as they are."""
 
     module: pl.LightningModule
     data: pl.LightningDataModule
     config: dict
+    folders: Sequence[Path] = ()
 
 
 def autoencoder(work: Workspace, stage: StageConfig) -> StageRun:
@@ -201,29 +247,46 @@ def autoencoder(work: Workspace, stage: StageConfig) -> StageRun:
         model.requires_grad_(model.config.finetune)
     data, validation = work.data(work.frames, work.specs["autoencoder"], stage)
     if isinstance(model, PatchAutoencoder):
-        sample = [data.dataset[i][0] for i in range(min(256, max(64, 4 * stage.batch_size)))]
-        model.fit_patches(torch.cat(sample))
+        work.fit_patches(model, data)
     return StageRun(
         AutoencoderTraining(model, stage, False, validation, work.seed), data, {"model": to_dict(model.config)}
     )
 
 
 def image(work: Workspace, stage: StageConfig) -> StageRun:
+    if work.experiment.denoiser.pretrained:
+        return _pretrained_image(work, stage)
     data, factor = work.experiment.data, work.autoencoder.config.factor
     size = [data.height // factor, data.width // factor]
-    denoiser = replace(work.experiment.denoiser, prior_size=size).build()
+    config = work.experiment.denoiser
+    denoiser = replace(config, prior_size=size, planes=plane_count(config.conditions) + POSITIONS).build()
     denoiser.latent_std.copy_(work.latent_std())
     if denoiser.prior is not None:
         work.fit_prior(denoiser)
     return _latent_run(work, stage, denoiser, work.experiment.image, work.specs["image"])
 
 
+def _pretrained_image(work: Workspace, stage: StageConfig) -> StageRun:
+    """Put into the bundle with its text encoder, so that a folder that changes later changes no bundle."""
+    config = work.experiment.denoiser
+    backbone = Backbone(Path(config.pretrained))
+    denoiser = backbone.load(config).requires_grad_(config.finetune)
+    denoiser.read_by(TextEncoder(backbone.root))
+    run = _latent_run(work, stage, denoiser, work.experiment.image, work.specs["image"])
+    origin = {"folder": str(backbone.root), "sha256": backbone.sha256()}
+    return replace(run, config=run.config | {"backbone": origin}, folders=backbone.text_folders)
+
+
 def keyframes(work: Workspace, stage: StageConfig) -> StageRun:
-    return _latent_run(work, stage, work.image(), work.experiment.predict, work.specs["keyframes"])
+    return _latent_run(work, stage, _told(work, work.image()), work.experiment.predict, work.specs["keyframes"])
 
 
 def interpolate(work: Workspace, stage: StageConfig) -> StageRun:
-    return _latent_run(work, stage, work.image(), work.experiment.interpolate, work.specs["interpolate"])
+    return _latent_run(work, stage, _told(work, work.image()), work.experiment.interpolate, work.specs["interpolate"])
+
+
+def _told(work: Workspace, denoiser: Denoiser) -> Denoiser:
+    return denoiser.read_by(work.text) if isinstance(denoiser, TextDenoiser) else denoiser
 
 
 def decoder(work: Workspace, stage: StageConfig) -> StageRun:
@@ -238,18 +301,30 @@ def decoder(work: Workspace, stage: StageConfig) -> StageRun:
 
 def upsample(work: Workspace, stage: StageConfig) -> StageRun:
     task, config = work.experiment.upsample, work.experiment.upsampler
-    denoiser = replace(config, channels=task.channels, planes=task.planes, filters=task.factor).build()
-    assert denoiser.filters is not None
-    high = work.pictures(FILTER_PICTURES)
-    low = task.shrink(high)
-    missing = (full[0] - task.enlarge(small[None])[0, 0] for full, small in zip(high, low, strict=True))
-    denoiser.filters.fit(low[:, 0], missing)
-    return _upsample_run(work, stage, denoiser, task)
+    if config.pretrained:
+        return _pretrained_upscaler(work, stage, task, config)
+    denoiser = task.network(config).build()
+    if denoiser.filters is not None:
+        work.fit_filters(denoiser.filters, task)
+    return _upsample_run(work, stage, denoiser, task, work.experiment.schedule)
+
+
+def _pretrained_upscaler(work: Workspace, stage: StageConfig, task: Upsample, config: UpsamplerConfig) -> StageRun:
+    """Put into the bundle as it is: the temporal layers are trained on it."""
+    schedule, augmentation, highest = read_schedules(Path(config.pretrained))
+    denoiser = load_upscaler(config)
+    if (factor := denoiser.codec.factor) != task.factor:
+        raise UserError(
+            f"{config.pretrained} upsamples by {factor}, config.upsample.factor is {task.factor}; set {factor}"
+        )
+    task = replace(task, patch=factor, max_level=highest, augmentation=augmentation, filters=False)
+    return _upsample_run(work, stage, denoiser, task, schedule)
 
 
 def upsample_temporal(work: Workspace, stage: StageConfig) -> StageRun:
     task = work.bundle.value("upsample", "task", Upsample)
-    return _upsample_run(work, stage, load_denoiser(work.bundle, "upsample"), replace(task, temporal=True))
+    schedule = work.bundle.value("upsample", "schedule", ScheduleConfig)
+    return _upsample_run(work, stage, load_denoiser(work.bundle, "upsample"), replace(task, temporal=True), schedule)
 
 
 STAGES: dict[str, Callable[[Workspace, StageConfig], StageRun]] = {
@@ -268,7 +343,8 @@ def _latent_run(
             f"config.denoiser.channels is {denoiser.config.channels} but the autoencoder has {channels}; set them alike"
         )
     if task.temporal:
-        _inflate(work, stage, denoiser, channels + task.context_channels, specs[0].frames).carry_by(work.autoencoder)
+        context = channels + task.context_channels if task.context_channels else 0
+        _inflate(work, stage, denoiser, context, specs[0].frames).carry_by(work.autoencoder)
         if denoiser.carries:
             denoiser.flow.load_state_dict(work.flow.state_dict())
     mirrored = work.mirrored_latents if stage.augment.flip else None
@@ -281,18 +357,22 @@ def _latent_run(
         work.experiment.sampler,
         rows=3 if task.temporal else 8,
     )
-    return _diffusion_run(work, stage, denoiser, task, data, validation, grid)
+    return _diffusion_run(work, stage, denoiser, task, data, validation, grid, work.experiment.schedule)
 
 
-def _upsample_run(work: Workspace, stage: StageConfig, denoiser: Denoiser, task: Upsample) -> StageRun:
+def _upsample_run(
+    work: Workspace, stage: StageConfig, denoiser: Denoiser, task: Upsample, schedule: ScheduleConfig
+) -> StageRun:
+    size = work.experiment.data.height, work.experiment.data.width
+    check_upsampling(denoiser, task, *size, work.experiment.sampler)
     specs = work.specs["upsample_temporal" if task.temporal else "upsample"]
     data, validation = work.data(work.patches(), specs, stage, work.experiment.data.workers)
     if task.temporal:
         _inflate(work, stage, denoiser, 0, stage.frames)
     else:
-        task = replace(task, residual_std=_residual_std(task, denoiser, validation))
-    grid = UpsampleGrid(validation[0], work.experiment.schedule, task, work.experiment.sampler)
-    return _diffusion_run(work, stage, denoiser, task, data, validation, grid)
+        task = replace(task, residual_std=work.residual_std(task, denoiser, validation))
+    grid = UpsampleGrid(validation[0], schedule, task, work.experiment.sampler)
+    return _diffusion_run(work, stage, denoiser, task, data, validation, grid, schedule)
 
 
 def _inflate(work: Workspace, stage: StageConfig, denoiser: Denoiser, context: int, frames: int) -> Denoiser:
@@ -307,22 +387,18 @@ def _diffusion_run(
     data: WindowModule,
     validation: list[Batch],
     grid: GridMaker,
+    schedule: ScheduleConfig,
 ) -> StageRun:
     """Every diffusion stage: the one module, its task, and the config that rebuilds both."""
-    schedule = work.experiment.schedule
     if stage.checkpointing:
         denoiser.enable_checkpointing()
     module = LatentVideoDiffusion(denoiser, task, Diffusion(schedule), stage, work.seed, validation, grid)
     config: dict[str, Any] = {"model": to_dict(denoiser.config), "task": to_dict(task), "schedule": to_dict(schedule)}
     if denoiser.temporal is not None:
         config |= {"temporal": to_dict(denoiser.temporal.config), "image_trained": stage.train_image}
+        if not stage.train_image:  # then they fit any image network of these widths
+            config |= {"sites": denoiser.temporal.widths, "context_channels": denoiser.temporal.context_channels}
     return StageRun(module, data, config)
-
-
-def _residual_std(task: Upsample, denoiser: Denoiser, batches: list[Batch]) -> float:
-    """Spread of what the base misses."""
-    high = torch.cat([batch.x for batch in batches])
-    return float((high - task.base(task.shrink(high), denoiser.filters)).std().clamp_min(1e-3))
 
 
 # Before a bundle said what its decoder is made of.
@@ -344,15 +420,41 @@ def load_autoencoder(bundle: Bundle, decoder: bool = False) -> Autoencoder:
 TASKS: dict[str, type] = {"keyframes": Predict, "interpolate": Interpolate, "upsample_temporal": Upsample}
 
 
-def load_denoiser(bundle: Bundle, stage: str) -> Denoiser:
-    """An image network of a bundle (image, upsample), or one with its temporal layers (keyframes, ...)."""
+def load_text(bundle: Bundle) -> TextEncoder:
+    """The text encoder of a bundle. raises UserError if it has none"""
+    if not bundle.value("image", "model", DenoiserConfig).unet:
+        raise UserError(
+            f"bundle {bundle.root} has no text encoder: its image network is told layouts; train one on a Stable "
+            "Diffusion folder, `drivesim train experiment=sd_text_to_video config.denoiser.pretrained=...`"
+        )
+    bundle.folder("image", "tokenizer")
+    return TextEncoder(bundle.folder("image", "text_encoder").parent)
+
+
+def load_denoiser(bundle: Bundle, stage: str, image: Denoiser | None = None) -> Denoiser:
+    """An image network of a bundle (image, upsample), or one with its temporal layers (keyframes, ...).
+
+    image  another image network of the same widths, which the temporal layers are put into, in place
+    """
     image_stage = {"keyframes": "image", "interpolate": "image", "upsample_temporal": "upsample"}.get(stage, stage)
-    denoiser = bundle.network(image_stage, DenoiserConfig)
+    kind = UpsamplerConfig if image_stage == "upsample" else DenoiserConfig
+    denoiser = bundle.network(image_stage, kind) if image is None else image
     if image_stage != stage:
         config = bundle.config(stage)
         context: int = bundle.value(stage, "task", TASKS[stage]).context_channels
         temporal = bundle.value(stage, "temporal", TemporalConfig) if "temporal" in config else None  # none before 0.2
         denoiser.inflate(denoiser.config.channels + context if context else 0, temporal)
         assert denoiser.temporal is not None
+        if isinstance(held := config.get("sites"), dict):
+            check_sites(held, denoiser.temporal, bundle.weights(stage))
         bundle.load(stage, denoiser if config.get("image_trained") else denoiser.temporal)
     return denoiser.eval()
+
+
+def check_sites(held: dict[str, int], temporal: TemporalLayers, path: Path) -> None:
+    """raises UserError, naming the first that differs, if temporal layers of `held` widths do not fit a network"""
+    for name in [*held, *(name for name in temporal.widths if name not in held)]:
+        if held.get(name) != temporal.widths.get(name):
+            widths = held.get(name), temporal.widths.get(name)
+            theirs, ours = (f"{width} channels" if width else "none" for width in widths)
+            raise UserError(f"{path} has {theirs} at {name}, this image network {ours}; they are of different shapes")

@@ -2,9 +2,7 @@
 
 import logging
 import os
-import re
 import sys
-import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -14,17 +12,24 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import CSVLogger
+from pytorch_lightning.strategies import Strategy
+from pytorch_lightning.utilities import rank_zero_only
 
 from drivesim import __version__
 from drivesim.bundle import BUILT_ON, Bundle
 from drivesim.config import option, parse
 from drivesim.data.balance import check_tag
 from drivesim.data.store import ClipStore
+from drivesim.diffusion.tasks import Frames
 from drivesim.errors import UserError
-from drivesim.machine import describe, probe
+from drivesim.machine import PRECISION, describe, probe
+from drivesim.models.conditions import check_known
 from drivesim.training.callbacks import AveragedWeights, Budget, Checkpoints, SampleGrid, WholeCheckpoints
 from drivesim.training.experiment import ExperimentConfig, StageConfig
+from drivesim.training.failures import FREE, Finite, flat, is_out_of_memory, out_of_memory, require_finite_weights
+from drivesim.training.latent import LatentVideoDiffusion
 from drivesim.training.pixels import check_recipe
+from drivesim.training.sharding import Sharded, is_sharded, whole
 from drivesim.training.stages import LATENT_STAGES, STAGES, StageRun, Workspace
 
 
@@ -37,7 +42,7 @@ class TrainConfig:
     is given again; finished stages are skipped, unless a stage that they were trained on has been trained again since.
     """
 
-    defaults: list[Any] = field(default_factory=lambda: ["_self_", {"experiment": "town"}])
+    defaults: list[Any] = field(default_factory=lambda: ["_self_", {"experiment": "town"}, {"ablation": "none"}])
     data: str = option(help="clip store made by `drivesim prepare`: folder or URL")
     out: str = option("runs/town", "folder of the run")
     stage: str = option("all", f"all, or one of {', '.join(STAGES)}")
@@ -48,8 +53,8 @@ class TrainConfig:
     )
     seed: int = option(0, "seed of weights, windows and noise")
     checkpoint_seconds: int = option(60, "a run that is killed loses at most this much")
-    devices: int = option(1, "GPUs, or processes on a CPU (Lightning DDP)")
-    strategy: str = option("auto", "Lightning strategy: auto, ddp, fsdp")
+    devices: int = option(1, "GPUs, or processes on a CPU; batch sizes are of each")
+    strategy: str = option("auto", "auto, ddp: every device holds all weights; fsdp: the denoisers' are shared out")
     overwrite: bool = option(False, "train a stage again that is finished in the bundle")
     config: ExperimentConfig = option(ExperimentConfig(), "the experiment")
 
@@ -59,28 +64,38 @@ def main(argv: Sequence[str]) -> None:
     chosen = list(STAGES) if config.stage == "all" else [config.stage]
     if unknown := [name for name in chosen if name not in STAGES]:
         raise UserError(f"unknown stage {unknown[0]!r}; one of all, {', '.join(STAGES)}")
+    config.config = config.config.resolved()
     check(config)
     quiet()
     store = ClipStore(config.data).select(config.config.data.where)
     work = Workspace(config.config, store, Bundle(Path(config.out) / "bundle"), config.seed)
     chosen_clips = f"{len(store.clips('train'))} training clips of {config.data}"
     chosen_clips += f" where {store.selection}" if store.selection else ""
-    print(f"drivesim train: {chosen_clips}, {describe()}", file=sys.stderr)
-    if not store.index["has_boxes"].any():
-        print("drivesim train: no boxes in this store, so nothing will be steered by boxes", file=sys.stderr)
+    tell(f"drivesim train: {chosen_clips}, {describe()}")
+    if config.config.denoiser.pretrained:
+        _tell_captions(store)
+    elif not store.index["has_boxes"].any():
+        tell("drivesim train: no boxes in this store, so nothing will be steered by boxes")
     work.check(chosen)
     for name in chosen:
         outdated = work.bundle.stale(name)
         if work.bundle.has(name) and not config.overwrite and not outdated:
-            print(f"{name}: already in {work.bundle.root}{_other_data(name, config, work)}, skipped", file=sys.stderr)
+            tell(f"{name}: already in {work.bundle.root}{_other_data(name, config, work)}, skipped")
             continue
         if outdated and not config.overwrite:
-            print(f"{name}: was trained on an earlier {outdated}, so it is trained again", file=sys.stderr)
+            tell(f"{name}: was trained on an earlier {outdated}, so it is trained again")
         train_stage(name, config, work)
     if left := [name for name in STAGES if work.bundle.stale(name)]:
         again = "run the command with stage=all and without overwrite to train them again"
-        print(f"out of date now: {', '.join(left)}; {again}", file=sys.stderr)
-    print(f"bundle: {work.bundle.root}", file=sys.stderr)
+        tell(f"out of date now: {', '.join(left)}; {again}")
+    tell(f"bundle: {work.bundle.root}")
+
+
+def _tell_captions(store: ClipStore) -> None:
+    silent = int((store.index["caption"] == "").sum())
+    if silent:
+        words = f"{silent} of {len(store.index)} clips have no caption, so nothing is learned of words there"
+        tell(f"drivesim train: {words}")
 
 
 def _other_data(name: str, config: TrainConfig, work: Workspace) -> str:
@@ -103,22 +118,21 @@ def check(config: TrainConfig) -> None:
             f"config.data.height and width ({data.height}x{data.width}) must be multiples of "
             f"{factor * levels} (autoencoder factor x U-Net down-samplings)"
         )
-    task, predict = config.config.upsample, config.config.predict
-    if task.patch % task.factor or (data.height * task.factor) % task.patch or (data.width * task.factor) % task.patch:
-        raise UserError(
-            f"config.upsample.patch={task.patch} must be a multiple of config.upsample.factor="
-            f"{task.factor} and divide {data.height * task.factor}x{data.width * task.factor}"
-        )
-    if predict.frames < 3:
-        raise UserError(f"config.predict.frames={predict.frames}; expected 3 or more, two of which may be known")
+    predict = config.config.predict
+    config.config.upsample.check(data.height, data.width)
     if not 0 <= config.seed < 2**32:
         raise UserError(f"seed={config.seed}, expected 0 to {2**32 - 1}")
+    if config.strategy not in ("auto", "ddp", "fsdp"):
+        raise UserError(f"strategy is {config.strategy!r}, expected auto, ddp or fsdp")
     if config.checkpoint_seconds < 1 or config.devices < 1:
         raise UserError(f"checkpoint_seconds={config.checkpoint_seconds}, devices={config.devices}; expected 1 or more")
     if (asked := config.config.denoiser.channels) != (made := config.config.autoencoder.channels):
         raise UserError(f"config.denoiser.channels is {asked} but the autoencoder makes {made}; set them alike")
-    if (found := config.config.schedule.weighting) not in ("velocity", "latents"):
-        raise UserError(f"config.schedule.weighting is {found!r}, expected velocity or latents")
+    config.config.schedule.check_training()
+    config.config.sampler.check(config.config.schedule)
+    predict.check("config.predict")
+    config.config.interpolate.check("config.interpolate")
+    _check_conditions(config.config)
     check_tag(config.config.data.balance)
     for f in fields(config.config.stages):
         stage = getattr(config.config.stages, f.name)
@@ -130,16 +144,31 @@ def check(config: TrainConfig) -> None:
         raise UserError(f"budget_minutes={config.budget_minutes:g}; expected more than 0")
     if config.budget_minutes is None:
         autoencoder = config.config.autoencoder
-        taken = ["autoencoder"] if autoencoder.pretrained and not autoencoder.finetune else []  # as it is, no steps
+        taken = ["autoencoder"] if autoencoder.pretrained and not autoencoder.finetune else []  # as they are, no steps
+        taken += ["upsample"] if config.config.upsampler.pretrained else []
+        image = config.config.denoiser
+        taken += ["image"] if image.pretrained and not image.finetune else []
         for f in fields(config.config.stages):
             if (
                 f.name not in taken
-                and getattr(config.config.stages, f.name).max_steps <= 0
+                and getattr(config.config.stages, f.name).max_steps < 0  # 0: it is not trained
                 and config.stage in ("all", f.name)
             ):
                 raise UserError(
                     f"nothing ends stage {f.name}: give budget_minutes=... or config.stages.{f.name}.max_steps=..."
                 )
+
+
+def _check_conditions(experiment: ExperimentConfig) -> None:
+    """Drop-outs and guidance name conditions that the model is told, and are what such numbers can be."""
+    have = experiment.denoiser.conditions
+    for task in ("image", "predict", "interpolate"):
+        frames: Frames = getattr(experiment, task)
+        check_known(f"config.{task}.drop", frames.drop, have)
+        rates = {"drop_boxes": frames.drop_boxes, "drop_labels": frames.drop_labels, **frames.drop}
+        if wrong := [name for name, rate in rates.items() if not 0 <= rate <= 1]:
+            raise UserError(f"config.{task}: {wrong[0]} is dropped at a rate of {rates[wrong[0]]:g}, expected 0 to 1")
+    check_known("config.sampler.guidance", experiment.sampler.guidance, have)
 
 
 def _check_networks(experiment: ExperimentConfig) -> None:
@@ -165,23 +194,26 @@ def train_stage(name: str, config: TrainConfig, work: Workspace) -> None:
     budget = Budget(seconds, stage.max_steps, stage.warmup_steps, name)
     averaged = AveragedWeights(stage.ema_decay)
     manual = not run.module.automatic_optimization
+    if config.devices > 1:  # the processes that Lightning starts shall compute as this one does
+        os.environ[PRECISION] = probe().precision
     trainer = pl.Trainer(
         default_root_dir=folder,
         accelerator="gpu" if probe().device == "cuda" else "cpu",
         devices=config.devices,
-        strategy=_strategy(config, run.module),
+        strategy=_strategy(config, run.module),  # type: ignore[arg-type]
         precision=probe().lightning_precision,  # type: ignore[arg-type]
         max_epochs=1,
         max_steps=stage.max_steps,
         accumulate_grad_batches=1 if manual else stage.accumulate,
         logger=CSVLogger(str(folder), name="logs", version=""),
-        log_every_n_steps=10,
+        log_every_n_steps=1 if 0 < stage.max_steps <= 100 else 10,
         enable_progress_bar=False,
         enable_model_summary=False,
         enable_checkpointing=False,
         use_distributed_sampler=False,
-        plugins=[WholeCheckpoints()],
+        plugins=[WholeCheckpoints(configuration(name, run, stage))],
         callbacks=[
+            Finite(name, last),
             budget,
             averaged,
             SampleGrid(folder / "samples", budget, averaged),
@@ -190,40 +222,57 @@ def train_stage(name: str, config: TrainConfig, work: Workspace) -> None:
     )
     if last.exists() and config.overwrite:
         last.unlink()
-    started = time.time()
     try:
-        trainer.fit(run.module, run.data, ckpt_path=str(last) if last.exists() else None, weights_only=False)
-    except (RuntimeError, ValueError, KeyError) as error:
-        if not re.search(r"state.?dict", str(error)):
-            raise
-        raise UserError(
-            f"{last} is of another configuration ({str(error).splitlines()[0]}); give the configuration "
-            "it was started with, another out=, or overwrite=true"
-        ) from error
+        if stage.max_steps:
+            trainer.fit(run.module, run.data, ckpt_path=str(last) if last.exists() else None, weights_only=False)
+    except (RuntimeError, MemoryError) as error:
+        if is_out_of_memory(error):
+            raise out_of_memory(name, stage, error, config.devices, config.strategy) from error
+        raise
     if trainer.interrupted:
         raise KeyboardInterrupt
+    export(name, run, config, work, trainer, budget)
     if trainer.is_global_zero:
-        export(name, run, config, work, trainer, budget, time.time() - started)
         last.unlink(missing_ok=True)  # the bundle holds the result; the optimizer's state is three times as large
         for later in (later for later, stages in BUILT_ON.items() if name in stages):
             (Path(config.out) / later / "last.ckpt").unlink(missing_ok=True)  # begun on what this stage was before
     trainer.strategy.barrier()  # the next stage reads what rank 0 has just written
 
 
-def _strategy(config: TrainConfig, module: pl.LightningModule) -> str:
+def configuration(name: str, run: StageRun, stage: StageConfig) -> dict[str, Any]:
+    """What a checkpoint of a stage is bound to, by the keys of the options that decide it."""
+    network = {"autoencoder": "autoencoder", "upsample": "upsampler", "upsample_temporal": "upsampler"}
+    task = {"keyframes": "predict", "upsample_temporal": "upsample"}
+    named = {"model": network.get(name, "denoiser"), "task": task.get(name, name)}
+    bound = {key: value for key, value in asdict(stage).items() if key not in FREE}
+    return flat({named.get(key, key): value for key, value in run.config.items()}, "config") | flat(
+        bound, f"config.stages.{name}"
+    )
+
+
+def _strategy(config: TrainConfig, module: pl.LightningModule) -> Strategy | str:
     """DDP must look for unused parameters where a discriminator and what it judges are trained in turn."""
-    if getattr(module, "discriminator", None) and config.devices > 1 and config.strategy in ("auto", "ddp"):
-        return "ddp_find_unused_parameters_true"
-    return config.strategy
+    if config.devices == 1:
+        return "auto"
+    if config.strategy == "fsdp" and isinstance(module, LatentVideoDiffusion):
+        return Sharded(config.devices)
+    return "ddp_find_unused_parameters_true" if getattr(module, "discriminator", None) else "ddp"
 
 
-def export(
-    name: str, run: StageRun, config: TrainConfig, work: Workspace, trainer: pl.Trainer, budget: Budget, wall: float
-) -> None:
-    """Put the averaged weights of a finished stage into the bundle, with a record of how they came about."""
+def export(name: str, run: StageRun, config: TrainConfig, work: Workspace, trainer: pl.Trainer, budget: Budget) -> None:
+    """Put the averaged weights of a finished stage into the bundle, with a record of how they came about.
+
+    Every process takes part, since each may hold a share of the weights; the first one writes.
+    """
     module = run.module.eval()
+    if not (trainer.is_global_zero or is_sharded(module)):
+        return
+    require_finite_weights(module, name)
     validation = module.validation_loss()  # type: ignore[operator]
     trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
+    result = {key: whole(value) for key, value in module.result().items()}  # type: ignore[operator]
+    if not trainer.is_global_zero:
+        return
     record = {
         "drivesim": __version__,
         "torch": torch.__version__,
@@ -245,18 +294,25 @@ def export(
         "fps": work.fps,
         "sampler": asdict(config.config.sampler),
     }
-    work.bundle.save(name, run.config, module.result(), record, common)  # type: ignore[operator]
-    print(
+    work.bundle.save(name, run.config, result, record, common, run.folders)
+    tell(
         f"{name}: {trainer.global_step} steps in {budget.time_elapsed():.0f} s, {trained / 1e6:.1f} M parameters "
         f"trained, held-out loss {validation:.4f}",
-        file=sys.stderr,
     )
+
+
+@rank_zero_only
+def tell(text: str) -> None:
+    """To the user, from one process of all."""
+    print(text, file=sys.stderr)
 
 
 def quiet() -> None:
     """Lightning's banners say nothing that a user needs; errors still come through."""
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="pytorch_lightning")
     warnings.filterwarnings("ignore", module="lightning")
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view")  # none is changed in place
     os.environ.setdefault("PYTHONWARNINGS", "ignore")

@@ -100,7 +100,7 @@ def test_half_of_the_windows_are_mirrored_with_their_boxes(small_store):
     plain, some = changed(small_store), changed(small_store, flip=0.5)
     mirrored = 0
     for i in range(100):
-        (x, layout, _), (y, seen, _) = plain[i], some[i]
+        (x, layout, *_), (y, seen, *_) = plain[i], some[i]
         if flipped := not torch.equal(x, y):
             assert torch.equal(x.flip(-1), y)
             assert torch.equal(seen.boxes, layout.mirrored().boxes)
@@ -123,7 +123,7 @@ def test_mirrored_latents_come_from_a_reader_of_their_own(small_store):
     plain = WindowDataset(small_store, Constant(0), "train", [SPEC], 0)
     shown = [(windows[i], plain[i][1]) for i in range(40)]
     assert {float(x[0]) for (x, *_), _ in shown} == {0, 1}
-    for (x, layout, _), before in shown:
+    for (x, layout, *_), before in shown:
         assert torch.equal(layout.boxes, (before.mirrored() if x[0] else before).boxes)
 
 

@@ -130,7 +130,7 @@ def test_processes_that_read_ahead_may_use_a_connection_made_before_they_began(s
     )
     there[0]
     loader = DataLoader(there, None, num_workers=2, timeout=60)
-    assert all(torch.equal(x, here[i][0]) for i, (x, _, _) in enumerate(loader))
+    assert all(torch.equal(x, here[i][0]) for i, (x, *_) in enumerate(loader))
 
 
 def test_caches_of_a_remote_store_lie_in_the_users_cache_folder_by_its_contents(

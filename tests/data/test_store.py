@@ -6,6 +6,7 @@ import os
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 import torch
 from scipy.spatial.transform import Rotation
@@ -13,7 +14,8 @@ from scipy.spatial.transform import Rotation
 from data_prep.source import Box, Frame, RawClip
 from data_prep.writer import merge, write_clip
 from drivesim.clip import CLASSES, NO_BOX
-from drivesim.data.store import SCHEMA, ClipStore, ego_motion
+from drivesim.data.schema import WEATHERS
+from drivesim.data.store import INDEX, SCHEMA, ClipStore, ego_motion
 from drivesim.data.video import iterate, read_window
 from drivesim.errors import UserError
 
@@ -37,6 +39,31 @@ def store(tmp_path):
     write_clip(tmp_path, RawClip("a_film", "r2", 25.0, "film.mp4", "", False, iter([Frame(picture)])), "val")
     merge(tmp_path, {"source": "test"})
     return ClipStore(tmp_path)
+
+
+def test_a_store_made_before_there_were_captions_opens_and_has_none(store):
+    path = store.root / "index.parquet"
+    pq.write_table(pq.read_table(path).drop_columns("caption"), path)
+    old = ClipStore(store.root)
+    assert old.index["caption"].tolist() == ["", ""]
+    assert old.table("index")["caption"].tolist() == ["", ""]
+    assert list(old.table("index").columns) == INDEX.names
+    assert old.query("caption != ''").empty
+
+
+def test_a_layout_holds_weather_speed_steering_and_boxes_in_space(tmp_path):
+    picture = np.zeros((64, 96, 3), np.uint8)
+    frames = [Frame(picture, BOXES, speed_mps=7.0 + t, steering_rad=0.5) for t in range(3)]
+    write_clip(tmp_path, RawClip("a", "r", 10.0, "", "", True, iter(frames), weather="fog"), "train")
+    merge(tmp_path, {"source": "test"})
+    layout = ClipStore(tmp_path).layout("a", slots=4)
+    assert layout.weather.tolist() == [WEATHERS.index("fog")] * 3
+    assert (layout.speed.tolist(), layout.steering.tolist()) == ([7, 8, 9], [0.5] * 3)
+    assert layout.turn.isnan().all()  # no pose
+    car = layout.solids[0, layout.tracks[0].tolist().index(1)]
+    torch.testing.assert_close(car, torch.tensor([10, 4, 2, 1.5, 0.3]))
+    bus = layout.solids[0, layout.tracks[0].tolist().index(2)]
+    assert bus.isnan().all()
 
 
 def test_clips_are_listed_by_split_and_can_be_opened(store):

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from data_prep.prepare import main as prepare
 from data_prep.source import Frame, RawClip
-from data_prep.writer import write_clip
+from data_prep.writer import merge, write_clip
 from drivesim.data.store import ClipStore
 from drivesim.data.windows import LAYOUT_FRAMES, VideoPatches, WindowDataset, WindowSpec, collate
 from drivesim.errors import UserError
@@ -87,7 +87,7 @@ def test_the_layout_of_a_window_is_that_of_its_frames(small_store):
     reader = Recorder()
     windows = dataset(small_store, [COARSE], reader=reader, slots=2)
     for i in range(5):
-        frames, layout, _ = windows[i]
+        frames, layout, *_ = windows[i]
         whole = small_store.layout(reader.asked[-1][0], slots=2)
         assert torch.equal(layout.boxes, whole.boxes[frames.long()])
         assert layout.classes.shape == (5, 2)
@@ -127,6 +127,20 @@ def test_windows_batch_into_one_tensor_a_field(small_store):
     assert batch.x.shape == (4, 5)
     assert batch.layout.boxes.shape == (4, 5, 3, 4)
     assert batch.level.tolist() == [windows[i][2] for i in range(4)]
+
+
+def test_captions_travel_with_their_clips(tmp_path):
+    for name, caption in (("a", "a road at night"), ("b", "")):
+        frames = (Frame(np.zeros((16, 16, 3), np.uint8)) for _ in range(3))
+        write_clip(tmp_path, RawClip(name, name, 10.0, "test", "", False, frames, caption=caption), "train")
+    merge(tmp_path, {"source": "test"})
+    reader = Recorder()
+    windows = dataset(ClipStore(tmp_path), [WindowSpec(2, 10)], reader=reader)
+    batch = collate([windows[i] for i in range(8)])
+    assert batch.captions == [{"a": "a road at night", "b": ""}[clip] for clip, *_ in reader.asked]
+    assert set(batch.captions) == {"a road at night", ""}
+    assert batch.to("cpu").captions == batch.captions
+    assert batch[:3].captions == batch.captions[:3]
 
 
 def test_worker_processes_give_the_windows_that_this_one_does(small_store):

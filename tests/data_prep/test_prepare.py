@@ -54,6 +54,19 @@ def made(films, tmp_path):
     return tmp_path / "made"
 
 
+def test_a_store_of_a_version_that_had_fewer_options_is_gone_on_with_unless_the_new_ones_say_otherwise(
+    films, tmp_path, capsys
+):
+    out = made(films, tmp_path)
+    record = json.loads((out / "prepare.json").read_text())
+    del record["config"]["videos"]["gap_seconds"]
+    (out / "prepare.json").write_text(json.dumps(record))
+    main(words(films, out))
+    assert "whole already" in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"was prepared with videos.gap_seconds=1.0 \(now 2.0\)"):
+        main(words(films, out, "videos.gap_seconds=2"))
+
+
 def test_a_folder_of_videos_becomes_a_store(films, tmp_path, capsys):
     out = tmp_path / "store"
     main(words(films, out))

@@ -155,11 +155,12 @@ def test_boxes_in_space_are_taken_and_turn_the_short_way_round(prepared):
 
 def test_labels_of_the_recording_and_over_time(prepared):
     content = {
-        "night": 1, "weather": "rain", "licence": "CC0-1.0",
+        "night": 1, "weather": "rain", "licence": "CC0-1.0", "caption": " A wet\nstreet ",
         "frames": [{"time_s": 0, "speed_mps": 0, "crowdedness": 3}, {"time_s": 1, "speed_mps": 10}],
     }  # fmt: skip
     [(clip, frames)] = prepared(content, licence="all rights reserved", gap_seconds=0.5)
     assert (clip.weather, clip.licence, clip.has_boxes) == ("rain", "CC0-1.0", False)
+    assert clip.caption == "A wet street"
     assert {frame.night for frame in frames} == {1.0}
     speeds = [frame.speed_mps for frame in frames]
     times = np.arange(30) / 15
@@ -224,6 +225,7 @@ def test_a_sidecar_in_fractions_is_a_layout(tmp_path):
     boxes = [car(visibility=0.9, z_m=20, yaw=0)]
     frames = [{"time_s": 0, "speed_mps": 5, "boxes": boxes}, {"time_s": 1, "night": 0, "boxes": []}]
     content = {"unit": "fractions", "licence": "CC0-1.0", "weather": "rain", "night": 1, "frames": frames}
+    content["caption"] = "rain"
     (tmp_path / "drive.boxes.json").write_text(json.dumps(content))
     layout = read_layout(str(tmp_path / "drive.boxes.json")).layout
     assert layout.night.tolist() == [1, 0]
@@ -253,6 +255,7 @@ WRONG = [
     ({"frames": [{"boxes": [car() | {"x1": 30, "x2": 40, "y1": 9, "y2": 20}]}]}, r"wholly outside the picture.*pixels"),
     ({"unit": "inches", "frames": []}, r"unit is 'inches', expected one of fractions, pixels"),
     ({"weather": "hail"}, r"weather is 'hail', expected one of clear"),
+    ({"caption": 3}, r"caption is 3, expected text"),
     ({"frames": [{"time_s": 2000, "boxes": []}]}, r"frame 0: time_s is 2000, expected 0 to 3"),
     ({"frames": [{"frame": 30, "boxes": []}]}, r"frame 0: frame is 30, expected 0 to 29"),
     ({"frames": [{"time_s": 1}, {"time_s": 1}]}, r"two frames are at 1 s"),

@@ -1,4 +1,5 @@
 import pickle
+from dataclasses import replace
 from functools import cache
 
 import cv2
@@ -10,7 +11,7 @@ from data_prep.town.light import build_light
 from data_prep.town.mesh import CORNERS, Polygons, placed
 from data_prep.town.painter import Scene, paint
 from data_prep.town.roads import PAVEMENT_M, ROAD_M
-from data_prep.town.source import TownConfig, TownSource
+from data_prep.town.source import TownConfig, TownSource, describe
 from data_prep.town.vehicles import vehicle
 from data_prep.town.view import View
 from data_prep.town.world import Setting, World
@@ -236,6 +237,18 @@ def test_units_are_named_by_route_and_the_source_can_be_pickled():
     assert (clip.fps, clip.licence, clip.source, clip.has_boxes) == (1.875, "CC0-1.0", "town", True)
 
 
+def test_a_clip_says_in_words_what_it_shows():
+    source = TownSource(TownConfig(routes=12, sparse_routes=0))
+    for unit in source.units():
+        setting, (clip,) = source.setting(unit), source.clips(unit)
+        assert clip.caption == describe(setting)
+        assert ("at night" in clip.caption) == (setting.time_of_day == "night")
+    empty = replace(source.setting(source.units()[0]), time_of_day="dusk", crowdedness=0.0)
+    assert describe(empty) == "a street at dusk with no traffic"
+    busy = replace(empty, crowdedness=1.6, weather="rain")
+    assert describe(busy) == "a street at dusk in rain with heavy traffic"
+
+
 def test_the_shares_of_night_and_dusk_hold():
     source = TownSource(TownConfig(routes=40, sparse_routes=0, night_share=0.25, dusk_share=0.15))
     times = [source.setting(unit).time_of_day for unit in source.units()]
@@ -243,9 +256,56 @@ def test_the_shares_of_night_and_dusk_hold():
     assert abs(times.count("dusk") - 6) <= 1
 
 
+def test_every_weather_has_its_share_at_every_time_of_day_and_the_index_names_it():
+    shares = {"rain_share": 0.2, "snow_share": 0.1, "fog_share": 0.3}
+    source = TownSource(TownConfig(routes=400, sparse_routes=0, night_share=0.5, **shares))
+    settings = [source.setting(unit) for unit in source.units()]
+    for time in ("day", "night"):
+        found = [setting.weather for setting in settings if setting.time_of_day == time]
+        for name, share in shares.items():
+            assert abs(found.count(name.removesuffix("_share")) / len(found) - share) < 0.05
+    for unit, setting in zip(source.units()[:20], settings[:20], strict=True):
+        (clip,) = source.clips(unit)
+        assert clip.weather == setting.weather or (not setting.weather and clip.weather in ("clear", "cloudy"))
+        assert (f" in {setting.weather} " in clip.caption) == bool(setting.weather)
+
+
+@cache
+def grey(weather: str, time_of_day: str = "day") -> np.ndarray:
+    """The same place in another weather, brightness 0..1 [H, W]."""
+    return world(weather=weather, time_of_day=time_of_day).frame(1.0).image.mean(-1) / 255
+
+
+@pytest.mark.parametrize("time_of_day", ["day", "dusk", "night"])
+def test_weather_changes_how_bright_the_road_is_and_how_far_one_sees(time_of_day):
+    """Snow is brighter than dry ground and that than wet; in fog the distance has no contrast."""
+    dry, rain, snow, fog = (grey(weather, time_of_day) for weather in ("", "rain", "snow", "fog"))
+    road = np.s_[200:, 150:350]
+    assert snow[road].mean() > 1.1 * dry[road].mean() > 1.2 * rain[road].mean()
+    far = np.s_[90:125, 200:320]
+    assert fog[far].std() < 0.8 * dry[far].std()
+
+
+def test_what_falls_is_the_same_whenever_a_frame_is_asked_for_and_another_in_the_next():
+    snowy = World(Setting((1,), 4.0, **SIZE, weather="snow"))
+    later, first = snowy.frame(0.1).image, snowy.frame(0.0).image
+    assert np.array_equal(first, World(Setting((1,), 4.0, **SIZE, weather="snow")).frame(0.0).image)
+    sky = np.s_[:60]
+    assert not np.array_equal(first[sky], later[sky])
+
+
+def test_weather_moves_nothing():
+    dry, wet = (world(weather=weather).frame(1.0) for weather in ("", "snow"))
+    assert [(box.track, box.xyxy, box.visibility) for box in dry.boxes] == [
+        (box.track, box.xyxy, box.visibility) for box in wet.boxes
+    ]
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"fog_share": -0.1}, "fog_share is -0.1, expected 0 or more"),
+        ({"rain_share": 0.6, "snow_share": 0.6}, r"rain_share \+ snow_share \+ fog_share is 1.2, expected at most 1"),
         ({"fps": 0.0}, "fps is 0.0, expected more than 0"),
         ({"night_share": 0.9, "dusk_share": 0.2}, "expected at most 1"),
         ({"min_speed_mps": 20.0}, "exceeds max_speed_mps"),

@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import pytest
 import torch
 from torch.testing import assert_close
 
@@ -13,10 +14,13 @@ from drivesim.models.denoiser import Context
 SPREAD = torch.tensor([0.2, 1.0, 4.0])
 
 
-def noised(count: int = 4000, step: int = 600):
+EPSILON = ScheduleConfig("linear", zero_snr=False, prediction="epsilon", weighting="epsilon")
+
+
+def noised(count: int = 4000, step: int = 600, schedule: ScheduleConfig | None = None):
     """Independent Gaussian latents [count, 1, 3, 1, 1] of known spread, noised: (diffusion, x, noise, z, timesteps)."""
     generator = torch.Generator().manual_seed(0)
-    diffusion = Diffusion(ScheduleConfig())
+    diffusion = Diffusion(schedule or ScheduleConfig())
     x = torch.randn(count, 1, 3, 1, 1, generator=generator) * SPREAD[:, None, None]
     noise = torch.randn(x.shape, generator=generator)
     timestep = torch.full((count,), step)
@@ -31,7 +35,7 @@ def network(answer):
         prior = None
         carries = True
 
-        def __call__(self, z, timestep, planes, tokens, context, hint):
+        def __call__(self, z, timestep, planes, tokens, context, hint, level):
             return answer(z, hint)
 
     return Network()
@@ -67,9 +71,26 @@ def test_latents_of_unit_spread_are_predicted_as_plain_velocity():
     assert_close(predict_velocity(plain, diffusion, z, timestep, None), 3 * z)
 
 
-def test_the_hint_is_the_answer_where_the_held_frames_are_the_true_ones(monkeypatch):
+def test_a_network_of_epsilon_is_asked_for_plain_epsilon_whatever_the_spread():
+    diffusion, x, noise, z, timestep = noised(8, schedule=EPSILON)
+    seen = []
+    velocity = predict_velocity(network(lambda z, hint: seen.append(z) or noise), diffusion, z, timestep, None)
+    assert_close(velocity, diffusion.velocity(x, noise, timestep), atol=1e-4, rtol=1e-4)
+    alpha, sigma = diffusion.coefficients(timestep, z)
+    assert_close(seen[0] * (alpha**2 * SPREAD[:, None, None] ** 2 + sigma**2).sqrt(), z)
+
+
+def test_latents_of_unit_spread_are_seen_as_they_are_by_a_network_of_epsilon():
+    diffusion, _, _, z, timestep = noised(8, schedule=EPSILON)
+    plain = network(lambda z, hint: 3 * z)
+    plain.latent_std = torch.ones(3)
+    assert_close(predict_velocity(plain, diffusion, z, timestep, None), diffusion.velocity_of(3 * z, z, timestep))
+
+
+@pytest.mark.parametrize("schedule", [ScheduleConfig(), EPSILON])
+def test_the_hint_is_the_answer_where_the_held_frames_are_the_true_ones(monkeypatch, schedule):
     monkeypatch.setattr(precondition, "HINT_LIMIT", 1e9)
-    diffusion, x, noise, z, timestep = noised(64)
+    diffusion, x, noise, z, timestep = noised(64, schedule=schedule)
     held = Context({}, x, torch.ones(64))
     answer = predict_velocity(network(lambda z, hint: hint), diffusion, z, timestep, None, context=held)
     assert_close(answer, diffusion.velocity(x, noise, timestep), atol=1e-4, rtol=1e-4)

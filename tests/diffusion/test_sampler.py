@@ -7,7 +7,7 @@ import torch
 from diffusers import DDIMScheduler
 from torch.testing import assert_close
 
-from drivesim.diffusion.sampler import guided, sample, window_noise
+from drivesim.diffusion.sampler import sample, window_noise
 from drivesim.diffusion.schedule import Diffusion, ScheduleConfig
 
 DIFFUSION = Diffusion(ScheduleConfig())
@@ -87,20 +87,6 @@ def test_ddim_equals_that_of_diffusers_where_the_steps_are_whole(steps):
     assert_close(sample(lambda x, t: torch.tanh(x), noise, ScheduleConfig(), steps), x, atol=1e-3, rtol=1e-3)
 
 
-def test_guidance_goes_from_the_unconditional_through_the_conditional_answer():
-    x, t = torch.randn(2, 3), torch.zeros(2).long()
-    for scale in (0.0, 0.5, 1.0, 3.0):
-        answer = guided(lambda x, t: 2 * x, lambda x, t: x, scale)(x, t)
-        assert_close(answer, x + scale * (2 * x - x))
-
-
-def test_guidance_of_one_never_asks_the_unconditional_model():
-    def fails(x, t):
-        raise AssertionError
-
-    assert guided(lambda x, t: x, fails, 1.0)(torch.ones(1), torch.zeros(1)) == 1
-
-
 def test_noise_depends_on_seed_and_index_alone():
     first = window_noise((2, 3), 5, 1, 7)
     torch.manual_seed(123)
@@ -119,3 +105,40 @@ def test_different_indices_give_independent_normal_noise():
 def test_swapping_seed_and_index_gives_other_noise():
     assert not torch.equal(window_noise((8,), 1, 2, 3), window_noise((8,), 2, 1, 3))
     assert not torch.equal(window_noise((8,), 1, 2, 3), window_noise((8,), 1, 3, 2))
+
+
+def test_a_guess_that_is_a_sample_of_the_data_gives_one_again_from_any_strength():
+    mean, covariance = torch.tensor([1.0, -2.0]).double(), torch.tensor([[1.0, 0.6], [0.6, 0.5]]).double()
+    generator, count = torch.Generator().manual_seed(0), 20000
+    guess = mean + torch.randn(count, 2, generator=generator).double() @ torch.linalg.cholesky(covariance).T
+    noise = torch.randn(count, 2, generator=generator, dtype=torch.double)
+    made = sample(perfect(mean, covariance), noise, ScheduleConfig(), 200, guess=guess, strength=0.5)
+    assert_close(made.mean(0), mean, atol=0.03, rtol=0)
+    assert_close(made.T.cov(), covariance, atol=0.04, rtol=0)
+    kept = torch.corrcoef(torch.stack([made[:, 0], guess[:, 0]]))[0, 1]
+    assert 0.3 < kept < 0.95  # it is neither the guess nor forgets it
+
+
+def test_the_stronger_the_noise_the_less_of_the_guess_is_left():
+    mean, covariance = torch.zeros(1).double(), torch.eye(1).double()
+    guess, noise = torch.full((1, 1), 2.0).double(), torch.zeros(1, 1).double()
+    made = [
+        float(sample(perfect(mean, covariance), noise, ScheduleConfig(), 10, guess=guess, strength=s))
+        for s in (0.1, 0.3, 0.6, 0.9)
+    ]
+    assert 2 > made[0] > made[1] > made[2] > made[3] > 0
+
+
+def test_at_full_strength_the_guess_is_not_looked_at():
+    mean, covariance = torch.zeros(2).double(), torch.eye(2).double()
+    noise = torch.randn(3, 2, generator=torch.Generator().manual_seed(0)).double()
+    plain = sample(perfect(mean, covariance), noise, ScheduleConfig(), 7)
+    assert torch.equal(plain, sample(perfect(mean, covariance), noise, ScheduleConfig(), 7, guess=noise + 5))
+
+
+def test_one_last_step_gives_the_mean_of_the_data_given_the_noisy_guess():
+    mean, covariance = torch.tensor([3.0]).double(), torch.eye(1).double()
+    guess, noise = torch.tensor([[1.0]]).double(), torch.tensor([[0.5]]).double()
+    made = sample(perfect(mean, covariance), noise, ScheduleConfig(), 10, guess=guess, strength=0.1)
+    a, s = DIFFUSION.alphas[99].double(), DIFFUSION.sigmas[99].double()
+    assert_close(made, mean + a * (a * guess + s * noise - a * mean), atol=1e-3, rtol=0)

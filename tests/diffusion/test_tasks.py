@@ -1,7 +1,5 @@
 """What the tasks make of a batch, against examples by hand."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,8 +9,10 @@ from drivesim.clip import Layout
 from drivesim.data.windows import Batch
 from drivesim.diffusion.loss import velocity_loss
 from drivesim.diffusion.schedule import Diffusion, ScheduleConfig
-from drivesim.diffusion.tasks import Frames, Interpolate, Known, Predict, Problem, Upsample, context_planes, distance
+from drivesim.diffusion.tasks import Frames, Interpolate, Known, Predict, Problem, context_planes, distance
+from drivesim.errors import UserError
 from drivesim.models.denoiser import DenoiserConfig
+from drivesim.models.inflation import TemporalConfig
 
 CONFIG = DenoiserConfig(
     channels=4, block_out_channels=[16, 16], layers_per_block=[1, 1], attention=[False, False], token_dim=0, groups=8
@@ -138,56 +138,14 @@ def test_the_loss_ignores_known_frames_and_is_the_mean_error_of_the_others():
     timestep = diffusion.sample_timesteps(3, again)
     noise = torch.randn(x.shape, generator=again)
     target = diffusion.velocity(x, noise, timestep)
-    unknown = ~mask.bool()
-    assert_close(loss, F.mse_loss(answer[unknown], target[unknown]))
+    windows = [F.mse_loss(a[~m], b[~m]) for a, b, m in zip(answer, target, mask.bool(), strict=True)]
+    assert_close(loss, torch.stack(windows).mean())  # every window counts alike, however many frames it knows
 
 
 def test_a_window_known_throughout_costs_nothing():
     x = torch.randn(1, 2, 3, 4, 4)
     problem = Problem(x, torch.zeros(1, 2, 0, 4, 4), None, None, torch.zeros(1, 2))
     assert velocity_loss(Spy(x), problem, Diffusion(ScheduleConfig()), generator()) == 0
-
-
-@pytest.mark.parametrize(("factor", "patch"), [(4, 8), (2, 4), (4, 4)])
-def test_folding_pixels_loses_nothing(factor, patch):
-    task, x = Upsample(factor=factor, patch=patch), torch.randn(2, 3, 3, 16, 32)
-    folded = task.fold(x)
-    assert folded.shape == (2, 3, task.channels, 16 // patch, 32 // patch)
-    assert torch.equal(task.unfold(folded), x)
-
-
-def test_enlargement_plus_the_residual_is_the_full_resolution():
-    task, high = Upsample(factor=4, patch=8, residual_std=0.13), torch.rand(2, 2, 3, 32, 64) * 2 - 1
-    problem = task.pose(Batch(high, Layout.unknown(2, 2), torch.zeros(2)), CONFIG.build(), generator())
-    low = F.avg_pool2d(high.flatten(0, 1), 4).unflatten(0, (2, 2))
-    base = F.interpolate(low.flatten(0, 1), (32, 64), mode="bicubic").unflatten(0, (2, 2))
-    assert_close(base + task.unfold(problem.x) * 0.13, high)
-    assert problem.planes.shape == (2, 2, task.planes, 4, 8)
-
-
-def test_filters_that_were_fitted_leave_less_residual():
-    task = Upsample(factor=2, patch=4)
-    high = (F.interpolate(torch.rand(4, 3, 12, 12), (32, 32), mode="bilinear") * 2 - 1).unflatten(0, (4, 1))
-    low = task.shrink(high)
-    denoiser = replace(CONFIG, filters=2).build()
-    denoiser.filters.fit(low[:, 0], (high - task.enlarge(low))[:, 0])
-    batch = Batch(high, Layout.unknown(4, 1), torch.zeros(4))
-    with_filters, without = (task.pose(batch, d, generator()).x for d in (denoiser, CONFIG.build()))
-    assert with_filters.std() < 0.9 * without.std()
-    assert_close(task.base(low, denoiser.filters) + task.unfold(with_filters) * task.residual_std, high)
-
-
-def test_the_upsampler_is_told_the_noisy_low_resolution_its_detail_and_the_level_of_the_noise():
-    task, low = Upsample(factor=2, patch=4, max_noise=0.1), torch.rand(2, 1, 3, 8, 8)
-    noise, level = torch.randn_like(low), torch.tensor([0.0, 0.05])
-    base, planes = task.condition(low, level, noise, None)
-    assert_close(base, task.enlarge(low))  # what the residual is added to has no noise
-    seen = F.pixel_shuffle(planes[:, 0, :-1], 2)  # pixels and detail, [2, 6, 8, 8]
-    assert_close(seen[0, :3], low[0, 0])
-    assert_close(seen[1, :3], (low + 0.05 * noise)[1, 0])
-    middle = low[0, 0, :, 4, 4] - low[0, 0, :, 2:7, 2:7].mean((1, 2))
-    assert_close(seen[0, 3:, 4, 4], 8 * middle)
-    assert_close(planes[:, 0, -1, 0, 0], torch.tensor([0.0, 0.5]))
 
 
 def test_weighting_by_latents_is_the_squared_error_of_the_latents():
@@ -209,3 +167,76 @@ def test_weighting_by_latents_is_the_squared_error_of_the_latents():
     alpha, _ = diffusion.coefficients(seen["timestep"], x)
     guess = alpha * seen["z"]  # latents that a velocity of 0 stands for
     torch.testing.assert_close(loss, (guess - x).square().mean(), atol=1e-5, rtol=1e-5)
+
+
+def test_interpolation_of_several_keys_knows_every_fourth_frame():
+    task = Interpolate(keys=3)
+    assert task.frames == 9
+    assert task.known(torch.tensor([1])).mask.tolist() == [[1, 0, 0, 0, 1, 0, 0, 0, 1]]
+    problem = task.pose(batch(2, 9, level=1), CONFIG.build().inflate(7).carry_by(Same()), generator())
+    assert problem.weight.tolist() == [[0, 1, 1, 1, 0, 1, 1, 1, 0]] * 2
+
+
+def test_interpolation_forgets_its_keyframes_as_often_as_it_is_told_to():
+    count = 20000
+    masks = Interpolate(drop_context=0.2).draw(count, torch.ones(count).long(), generator()).mask
+    forgotten = masks.sum(1) == 0
+    assert abs(forgotten.float().mean() - 0.2) < 4 * (0.2 * 0.8 / count) ** 0.5
+    assert masks[~forgotten].unique(dim=0).tolist() == [[1, 0, 0, 0, 1]]
+
+
+SCHEDULE = ScheduleConfig("linear", zero_snr=False, beta_start=1e-4, beta_end=2e-2)
+
+
+@pytest.mark.parametrize(("task", "frames"), [
+    (Predict(frames=3, probabilities=[0.0, 0.5, 0.5], context_noise=0.0, context_augmentation=250), 3),
+    (Interpolate(context_augmentation=250), 5),
+])  # fmt: skip
+def test_conditioning_augmentation_noises_known_frames_by_the_forward_process_and_tells_how_far(task, frames):
+    assert task.context_channels == 4
+    denoiser, windows = CONFIG.build().inflate(8).carry_by(Same()), batch(400, frames)
+    diffusion = Diffusion(SCHEDULE)
+    problem = task.pose(windows, denoiser, generator(), diffusion)
+    assert problem.x is windows.x
+    seen, mask, told = problem.context[:, 0, :4], problem.context[:, :, 4, 0, 0], problem.context[:, :, 7, 0, 0]
+    timestep = (told[:, 0] * 1000).round().long()
+    assert (timestep.min() < 5, timestep.max() > 245, timestep.max() <= 250) == (True, True, True)
+    assert abs(timestep.float().mean() - 125) < 4 * 250 / (12 * 400) ** 0.5
+    alpha, sigma = diffusion.coefficients(timestep, seen)
+    noise = (seen - alpha * windows.x[:, 0]) / sigma
+    assert abs(noise.std() - 1) < 4 / (2 * noise.numel()) ** 0.5
+    assert (told == told[:, :1] * mask).all()  # of a frame that is not known there is no noise to tell
+
+
+def test_a_task_that_is_augmented_needs_the_forward_process():
+    with pytest.raises(ValueError, match="forward process"):
+        Interpolate(context_augmentation=9).pose(batch(2, 5), CONFIG.build().inflate(8).carry_by(Same()), generator())
+
+
+def test_without_carrying_the_context_is_that_of_the_paper():
+    denoiser, x = CONFIG.build().inflate(7, TemporalConfig(carry=False)), torch.randn(2, 3, 4, 8, 8)
+    mask = torch.tensor([[1.0, 0, 0], [1, 1, 0]])
+    planes = context_planes(denoiser, x, Known(mask, torch.zeros(2)), drive(2, 3))
+    assert torch.equal(planes[:, :, :4], x * mask[..., None, None, None])
+    assert torch.equal(planes[:, :, 4], mask[..., None, None].expand(2, 3, 8, 8))
+    assert not planes[:, :, 5:].any()
+
+
+@pytest.mark.parametrize(
+    ("task", "said"),
+    [
+        (Predict(frames=2), "task.frames=2; expected 3 or more, 2 of which may be known"),
+        (Predict(frames=4, probabilities=[0.2] * 5), "expected 5 or more, 4 of which may be known"),
+        (Predict(probabilities=[0.0, 0.0, 0.0]), "expected shares of 0, 1, 2 known frames"),
+        (Predict(context_augmentation=1000), "context_augmentation=1000, expected a timestep, 0 to 999"),
+        (Predict(context_noise=-0.1), "context_noise=-0.1, expected 0 or more"),
+        (Interpolate(keys=1), "task.keys=1, expected 2 or more"),
+        (Interpolate(factor=1), "task.factor=1, expected 2 or more"),
+        (Interpolate(drop_context=1.0), "drop_context=1, expected 0 or more and less than 1"),
+    ],
+)
+def test_a_task_that_makes_no_sense_is_told(task, said):
+    with pytest.raises(UserError, match=said):
+        task.check("task")
+    Predict().check("task")
+    Interpolate().check("task")

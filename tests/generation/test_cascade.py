@@ -11,7 +11,8 @@ from torch.testing import assert_close
 
 from drivesim.clip import SPEED_MPS, Layout
 from drivesim.diffusion.schedule import ScheduleConfig
-from drivesim.diffusion.tasks import FLAGS, Interpolate, Predict, Upsample
+from drivesim.diffusion.tasks import FLAGS, Interpolate, Predict
+from drivesim.diffusion.upsample import Upsample
 from drivesim.generation import cascade
 from drivesim.generation.pipeline import DrivingPipeline
 from drivesim.generation.samplers import SamplerConfig
@@ -42,9 +43,11 @@ def windows(monkeypatch) -> list[dict]:
     """Replaces sampling: an unknown frame gets the index that its layout tells. Keeps what was asked for."""
     asked: list[dict] = []
 
-    def sample_window(denoiser, schedule, layout, latents, known, noise, steps, config, guidance):
+    def sample_window(
+        denoiser, schedule, layout, latents, known, noise, steps, config, guidance, strength, captions=()
+    ):
         asked.append({"layout": layout.crowdedness.clone(), "latents": latents.clone(), "mask": known.mask,
-                      "flag": known.flag, "noise": noise})  # fmt: skip
+                      "flag": known.flag, "noise": noise, "strength": strength})  # fmt: skip
         told = layout.crowdedness[..., None, None, None].expand_as(latents)
         return torch.where(known.mask[..., None, None, None].bool(), latents, told)
 
@@ -59,6 +62,12 @@ def keyframes(start: torch.Tensor, frames: int = 4, seed: int = 0):
 def interpolated(frames, spacing: int, level: int, factor: int = 4, batch: int = 4, seed: int = 0):
     task = Interpolate(factor=factor)
     return cascade.interpolate(None, SCHEDULE, task, frames, index_layout, spacing, level, seed, CONFIG, batch)
+
+
+def test_only_the_first_window_of_keyframes_starts_from_what_is_carried(windows):
+    config = SamplerConfig(keyframe_strength=0.2)
+    list(islice(cascade.keyframes(None, SCHEDULE, Predict(frames=4), frame(0)[None], index_layout, 16, 0, config), 8))
+    assert [w["strength"] for w in windows] == [0.2, 1.0, 1.0]
 
 
 @pytest.mark.parametrize("frames", [3, 4, 8])
@@ -158,7 +167,8 @@ def tiny(channels: int, planes: int, context: int | None = None):
 def upsampled(lengths, seed: int = 0, portion: int = 4):
     task = Upsample(factor=2, patch=4, residual_std=0.1)
     low = (torch.full((3, 8, 8), i / 50) for i in lengths)
-    return cascade.upsample(tiny(task.channels, task.planes), SCHEDULE, task, low, seed, CONFIG, portion)
+    config = replace(CONFIG, upsample_portion=portion)
+    return cascade.upsample(tiny(task.channels, task.planes), SCHEDULE, task, low, seed, config)
 
 
 @pytest.mark.parametrize("length", [0, 1, 4, 5, 8])

@@ -9,6 +9,7 @@ import torch
 from scipy.interpolate import interp1d
 
 from drivesim.clip import CLASSES, NO_BOX, Layout
+from drivesim.data.schema import WEATHERS
 from drivesim.data.store import BOXES, FRAMES, INDEX, SCHEMA
 from drivesim.errors import UserError
 from drivesim.generation.layout_file import BOX_KEYS, load_layout, read_layout, resample, save_layout
@@ -55,6 +56,45 @@ def test_a_saved_layout_comes_back_exactly(tmp_path, suffix):
     layout = random_layout()
     path = save_layout(layout, 30, tmp_path / f"a.{suffix}")
     assert same(load_layout(str(path), 12 / 30, 30, 5), layout)
+
+
+def all_known(frames: int = 12) -> Layout:
+    """Everything that a file can say, another value in every frame."""
+    layout, rng = random_layout(frames), torch.Generator().manual_seed(1)
+    layout.speed[:], layout.turn[:], layout.steering[:] = torch.rand(3, frames, generator=rng)
+    layout.weather[:] = torch.arange(frames) % 5
+    layout.solids[:] = torch.rand(layout.solids.shape, generator=rng) * 20
+    layout.solids[0, 0, 1:] = math.nan  # of this one the depth alone is known
+    layout.solids[layout.classes == NO_BOX] = math.nan
+    return layout
+
+
+@pytest.mark.parametrize("suffix", ["json", "csv"])
+def test_weather_motion_and_boxes_in_space_come_back_too(tmp_path, suffix):
+    layout = all_known()
+    path = save_layout(layout, 30, tmp_path / f"a.{suffix}")
+    assert same(load_layout(str(path), 12 / 30, 30, 5), layout)
+
+
+def test_the_weather_of_the_file_is_that_of_frames_that_do_not_say(tmp_path):
+    frames = [{"time_s": 0}, {"time_s": 1, "weather": "fog"}]
+    (tmp_path / "a.json").write_text(json.dumps({"weather": "rain", "frames": frames}))
+    layout = load_layout(str(tmp_path / "a.json"), 1, 10, 1)
+    assert [WEATHERS[i] for i in layout.weather] == ["rain"] * 6 + ["fog"] * 4  # the nearer one
+
+
+def test_boxes_in_space_move_and_turn_the_short_way_round(tmp_path):
+    size = {"length_m": 4, "width_m": 2, "height_m": 1.5}
+    first = [box() | size | {"z_m": 10, "yaw": 3}, box(2) | {"z_m": 5}]
+    last = [box() | size | {"z_m": 20, "yaw": -3}, box(2)]
+    spec = write(tmp_path / "a.json", {"time_s": 0, "boxes": first}, {"time_s": 1, "boxes": last})
+    layout = load_layout(spec, 1, 8, 2)
+    times = torch.arange(8) / 8
+    assert torch.allclose(layout.solids[:, 0, 0], 10 + 10 * times)
+    turned = 3 + (2 * math.pi - 6) * times
+    assert torch.allclose(torch.cos(layout.solids[:, 0, 4] - turned), torch.ones(8), atol=1e-6)
+    assert layout.solids[:5, 1, 0].tolist() == [5.0] * 5  # known in one of the two: as far as it is the nearer
+    assert layout.solids[5:, 1, 0].isnan().all()
 
 
 def test_the_csv_file_is_one_row_a_box_with_the_documented_columns(tmp_path):
@@ -133,6 +173,11 @@ BAD_FRAMES = {
     "misspelt frame key": ([{"boxs": []}], "frame 0: unknown key 'boxs'; known: time_s"),
     "boxes no list": ([{"boxes": 3}], "frame 0: boxes is 3, expected a list"),
     "frame no object": ([[1]], r"frame 0: expected an object"),
+    "unknown weather": ([{"weather": "hail"}], "frame 0: weather is 'hail', expected one of clear, cloudy, rain"),
+    "weather as a number": ([{"weather": 2}], "frame 0: weather is 2, expected one of"),
+    "speed nan": ([{"speed_mps": math.nan}], "frame 0: speed_mps is nan, expected a finite number"),
+    "a depth of nan": (frames_with(z_m=math.nan), "frame 1: track 7: z_m is nan"),
+    "negative length": (frames_with(length_m=-1), "frame 1: track 7: length_m is -1, expected 0 or more"),
     "night out of range": ([{"night": 2}], "frame 0: night is 2, expected 0 to 1"),
     "negative crowdedness": ([{"crowdedness": -1}], "frame 0: crowdedness is -1, expected 0 or more"),
     "time stands still": ([{"time_s": 0}, {"time_s": 0}], "frame 1 is at 0 s, not after frame 0"),

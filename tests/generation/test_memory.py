@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from drivesim.diffusion.schedule import ScheduleConfig
-from drivesim.diffusion.tasks import FLAGS, Interpolate, Predict, Upsample
+from drivesim.diffusion.tasks import FLAGS, Interpolate, Predict
+from drivesim.diffusion.upsample import Upsample
 from drivesim.generation.pipeline import DrivingPipeline
 from drivesim.generation.samplers import SamplerConfig
 from drivesim.generation.writer import VideoWriter

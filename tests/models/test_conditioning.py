@@ -100,14 +100,16 @@ def batch(clips: int, frames: int = 3) -> Layout:
 
 @pytest.mark.parametrize(("boxes", "labels"), [(0.0, 0.0), (1.0, 1.0)])
 def test_dropping_never_or_always(boxes, labels):
-    dropped = drop(batch(5), boxes, labels, torch.Generator().manual_seed(0))
+    rates = {"boxes": boxes, "night": labels, "crowdedness": labels}
+    dropped = drop(batch(5), rates, torch.Generator().manual_seed(0))
     assert dropped.known.all() == (boxes == 0)
     assert dropped.known.any() == (boxes == 0)
     assert bool(dropped.night.isnan().all()) == bool(dropped.crowdedness.isnan().all()) == (labels == 1)
 
 
 def test_dropping_takes_whole_clips_each_condition_by_itself_at_its_rate():
-    dropped = drop(batch(4000), 0.3, 0.1, torch.Generator().manual_seed(0))
+    rates = {"boxes": 0.3, "night": 0.1, "crowdedness": 0.1}
+    dropped = drop(batch(4000), rates, torch.Generator().manual_seed(0))
     columns = torch.stack([~dropped.known, dropped.night.isnan(), dropped.crowdedness.isnan()]).float()
     assert (columns == columns[..., :1]).all()  # alike in all frames of a clip
     rates = columns[..., 0].mean(1)

@@ -1,12 +1,14 @@
 """Pictures moved as driving would, against a camera that really drives over a plane."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
 
+from drivesim.clip import Layout
 from drivesim.models.motion import GRID, STEPS, Carrier, SceneFlow, centres, gaps, measured_flow
 
 FOCAL, HEIGHT_M = 1.25, 1.5  # of a camera over flat ground; focal length in half pictures of width
@@ -104,6 +106,12 @@ def test_measured_flow_of_a_shifted_picture_is_the_shift():
     assert_close(inner, torch.tensor([4 * 2 / 128, 0.0]), atol=0.01, rtol=0)
 
 
+def driven(travel: torch.Tensor) -> Layout:
+    """Nothing asked for, `travel` [B, T] metres driven straight on."""
+    layout = Layout.unknown(*travel.shape)
+    return replace(layout, travel=travel, heading=torch.zeros_like(travel))
+
+
 class Pixels:
     """An autoencoder whose latents are the pixels."""
 
@@ -116,7 +124,7 @@ class Pixels:
 def test_unknown_frames_take_the_known_ones_before_and_after_by_nearness():
     mask = torch.tensor([[1.0, 0, 0, 0, 1], [1, 1, 0, 0, 0], [0, 0, 0, 0, 0], [0, 1, 0, 0, 0]])
     latents = torch.arange(20.0).view(4, 5, 1, 1, 1).expand(4, 5, 3, 8, 16)
-    carried = Carrier(Pixels(), SceneFlow())(latents, mask, torch.zeros(4, 5), torch.zeros(4, 5))
+    carried = Carrier(Pixels(), SceneFlow().move)(latents, mask, driven(torch.zeros(4, 5)))
     expected = [[0.0, 1, 2, 3, 4], [5, 6, 6, 6, 6], [0, 0, 0, 0, 0], [16, 16, 16, 16, 16]]
     assert_close(carried[:, :, 0, 3, 3], torch.tensor(expected), atol=1e-4, rtol=1e-4)
 
@@ -125,7 +133,7 @@ def test_what_leaves_the_picture_on_the_way_back_comes_from_the_other_end_alone(
     drive = torch.stack([view(0.4 * t, 0.0)[0] for t in range(3)])[None]
     mask = torch.tensor([[1.0, 0, 1]])
     travel = torch.tensor([[0.0, 0.4, 0.8]])
-    carried = Carrier(Pixels(), flow)(drive, mask, travel, torch.zeros(1, 3))
+    carried = Carrier(Pixels(), flow.move)(drive, mask, driven(travel))
     truth, blend = drive[0, 1], (drive[0, 0] + drive[0, 2]) / 2
     assert (carried[0, 1] - truth).abs().mean() < 0.2 * (blend - truth).abs().mean()
     assert torch.equal(carried[0, 0], drive[0, 0])
@@ -136,9 +144,8 @@ def test_carrying_looks_at_known_frames_alone(flow):
     mask = torch.tensor([[1.0, 1, 0, 0]])
     one = torch.rand(1, 4, 3, 32, 64)
     two = torch.where(mask[..., None, None, None].bool(), one, torch.rand(1, 4, 3, 32, 64))
-    travel, heading = torch.arange(4.0)[None] * 0.1, torch.zeros(1, 4)
-    assert torch.equal(Carrier(Pixels(), flow)(one, mask, travel, heading),
-                       Carrier(Pixels(), flow)(two, mask, travel, heading))  # fmt: skip
+    layout, carrier = driven(torch.arange(4.0)[None] * 0.1), Carrier(Pixels(), flow.move)
+    assert torch.equal(carrier(one, mask, layout), carrier(two, mask, layout))
 
 
 def test_gaps_name_the_nearest_known_frames():

@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from drivesim import cli
+from drivesim.bundle import Bundle
 from drivesim.training.stages import STAGES
 
 STEPS = 3
@@ -33,7 +34,7 @@ class Run:
         return self.out / "bundle"
 
     def weights(self, stage: str) -> dict[str, Tensor]:
-        return load_file(self.bundle / stage / "model.safetensors")
+        return load_file(Bundle(self.bundle).weights(stage))
 
 
 @pytest.fixture(scope="session")

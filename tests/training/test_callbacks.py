@@ -13,7 +13,6 @@ from drivesim.training.callbacks import AveragedWeights, Budget, WholeCheckpoint
 
 def rates(steps: int, warmup: int, lr: float = 1.0) -> list[float]:
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=lr)
-    optimizer.param_groups[0]["peak_lr"] = lr
     budget, made = Budget(None, steps, warmup, "x"), []
     strategy = SimpleNamespace(broadcast=lambda value: value)
     for step in range(steps):
@@ -41,22 +40,46 @@ def test_progress_is_the_larger_share_of_steps_and_time(monkeypatch):
 
 @pytest.mark.parametrize("decay", [0.5, 0.99])
 def test_averaged_weights_follow_their_recursion(decay):
-    callback, model = AveragedWeights(decay), nn.Linear(1, 1)
-    average = torch.optim.swa_utils.AveragedModel(model, **callback._kwargs)
-    expected = None
+    callback, model, trainer = AveragedWeights(decay), nn.Linear(1, 1), SimpleNamespace(global_step=0)
+    callback.on_train_start(trainer, model)
+    expected = 0.0
     for step in range(30):
         nn.init.constant_(model.weight, step)
-        average.update_parameters(model)
-        if expected is None:
-            expected = float(step)
-        else:
-            horizon = min(decay, (1 + step) / (10 + step))
-            expected = horizon * expected + (1 - horizon) * step
-    assert_close(average.module.weight.item(), expected)
+        trainer.global_step = step + 1
+        callback.on_train_batch_end(trainer, model)
+        callback.on_train_batch_end(trainer, model)  # a batch that is no step counts for nothing
+        horizon = min(decay, (1 + step) / (10 + step)) if step else 0.0
+        expected = horizon * expected + (1 - horizon) * step
+    assert_close(callback.average["weight"].item(), expected)
+    callback.on_fit_end(trainer, model)
+    assert_close(model.weight.item(), expected)
+
+
+def test_averages_are_of_trained_weights_alone_and_outlive_a_checkpoint():
+    callback, model, trainer = AveragedWeights(0.5), nn.Linear(2, 1), SimpleNamespace(global_step=1)
+    model.bias.requires_grad_(False)
+    callback.on_train_start(trainer, model)
+    callback.on_train_batch_end(trainer, model)
+    saved = callback.state_dict()
+    assert list(saved["average"]) == ["weight"]
+    resumed, other = AveragedWeights(0.5), nn.Linear(2, 1)
+    resumed.load_state_dict(saved)
+    resumed.on_fit_end(trainer, other)  # a run saved at its very end
+    assert torch.equal(other.weight, model.weight)
+
+
+def test_swapping_twice_changes_nothing():
+    callback, model = AveragedWeights(0.5), nn.Linear(2, 1)
+    callback.on_train_start(SimpleNamespace(global_step=0), model)
+    nn.init.ones_(model.weight)
+    callback.swap(model)
+    assert not torch.equal(model.weight, torch.ones(1, 2))
+    callback.swap(model)
+    assert torch.equal(model.weight, torch.ones(1, 2))
 
 
 def test_a_checkpoint_that_fails_leaves_the_one_before(tmp_path, monkeypatch):
-    plugin, path = WholeCheckpoints(), tmp_path / "last.ckpt"
+    plugin, path = WholeCheckpoints({}), tmp_path / "last.ckpt"
     plugin.save_checkpoint({"step": 1}, path)
 
     def broken(checkpoint, file):
@@ -66,11 +89,11 @@ def test_a_checkpoint_that_fails_leaves_the_one_before(tmp_path, monkeypatch):
     monkeypatch.setattr(torch, "save", broken)
     with pytest.raises(RuntimeError):
         plugin.save_checkpoint({"step": 2}, path)
-    assert torch.load(path) == {"step": 1}
+    assert torch.load(path) == {"step": 1, "configuration": {}}
     assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]
 
 
 def test_leftovers_of_a_killed_run_are_removed(tmp_path):
     (tmp_path / ".last.12345.partial.ckpt").write_bytes(b"half")
-    WholeCheckpoints().save_checkpoint({"step": 1}, tmp_path / "last.ckpt")
+    WholeCheckpoints({}).save_checkpoint({"step": 1}, tmp_path / "last.ckpt")
     assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]

@@ -98,11 +98,11 @@ def test_a_bundle_that_lacks_a_stage_names_it(copy, stage):
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_damaged_stage_is_named(copy, stage):
-    path = copy.root / stage / "model.safetensors"
+    path = copy.weights(stage)
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 255
     path.write_bytes(data)
-    with pytest.raises(UserError, match=rf"{stage}/model.safetensors is damaged"):
+    with pytest.raises(UserError, match=rf"{stage}/{path.name} is damaged"):
         DrivingPipeline.from_pretrained(copy.root)
 
 
@@ -115,9 +115,9 @@ def test_a_config_that_lacks_a_part_is_named(copy, key):
 
 
 def test_temporal_layers_of_another_shape_are_refused(copy):
-    for file in ("model.safetensors", "config.json"):
+    for file in ("temporal.safetensors", "config.json"):
         shutil.copy(copy.root / "upsample_temporal" / file, copy.root / "keyframes" / file)
-    new = sha256(copy.root / "keyframes" / "model.safetensors")
+    new = sha256(copy.weights("keyframes"))
     change(copy, "model_index.json", lambda index: index["stages"]["keyframes"].update(sha256=new))
     with pytest.raises(UserError, match=r"keyframes/"):
         DrivingPipeline.from_pretrained(copy.root)

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,9 @@ from safetensors.torch import load_file
 from drivesim import cli
 from drivesim.bundle import Bundle
 from drivesim.data.store import ClipStore
+from drivesim.diffusion.schedule import ScheduleConfig
+from drivesim.generation.samplers import SamplerConfig, sample_frames
+from drivesim.models.conditions import CONDITIONS
 from drivesim.training import train
 from drivesim.training.callbacks import Budget, Checkpoints
 from drivesim.training.latent import LatentVideoDiffusion
@@ -227,15 +231,14 @@ def test_a_kl_autoencoder_with_a_discriminator_resumes_to_the_bit_and_has_latent
     assert whole.weights("autoencoder")["scale"] != 1
 
 
-def test_accumulated_batches_draw_different_noise(trained, without, monkeypatch):
-    seeds = []
-    real = LatentVideoDiffusion._loss
+def test_accumulated_batches_are_of_different_windows_with_different_noise(without, monkeypatch):
+    numbers = []
+    real = LatentVideoDiffusion.training_step
     monkeypatch.setattr(
-        LatentVideoDiffusion, "_loss", lambda s, b, g: (seeds.append(g.initial_seed()), real(s, b, g))[1]
+        LatentVideoDiffusion, "training_step", lambda s, batch, i: (numbers.extend(batch.numbers), real(s, batch, i))[1]
     )
-    without("image").train("stage=image", "config.stages.image.accumulate=2")
-    training = [seed for seed in seeds if seed > 1000]  # held-out losses use small fixed seeds
-    assert len(training) == len(set(training)) == 6
+    without("image").train("stage=image", "config.stages.image.accumulate=2", "config.stages.image.batch_size=4")
+    assert numbers == list(range(3 * 2 * 4))
 
 
 def test_another_seed_gives_other_weights(trained, without):
@@ -345,6 +348,21 @@ def test_mirrored_windows_of_latents_are_read_from_a_mirrored_cache(without):
     assert cached(mirrored[0]) == set(ClipStore(run.data).clips())
 
 
+def test_an_image_network_is_trained_on_the_conditions_of_its_config_and_steered_by_each(without, small_store):
+    run, names = without("image"), list(CONDITIONS)
+    chosen = f"config.denoiser.conditions=[{','.join(names)}]"
+    run.train("stage=image", chosen, "config.image.drop={boxes: 0.2, weather: 0.3}", steps=2)
+    config = json.loads((run.bundle / "image" / "config.json").read_text())
+    assert config["model"]["conditions"] == names
+    assert config["task"]["drop"] == {"boxes": 0.2, "weather": 0.3}
+    denoiser, schedule = load_denoiser(Bundle(run.bundle), "image"), ScheduleConfig()
+    dry = small_store.layout("c0", slots=6)[torch.arange(2)][None]
+    wet = replace(dry, weather=torch.full_like(dry.weather, 2))
+    noise, few = torch.randn(1, 2, 4, 4, 8, generator=torch.Generator().manual_seed(0)), SamplerConfig(image_steps=2)
+    made = [sample_frames(denoiser, schedule, layout, noise, few) for layout in (dry, wet)]
+    assert not torch.equal(*made)
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
@@ -359,6 +377,11 @@ def test_mirrored_windows_of_latents_are_read_from_a_mirrored_cache(without):
         (["config.stages.image.max_steps=-1"], "nothing ends stage image"),
         (["config.data.height=36"], "multiples of 16"),
         (["config.predict.frames=2"], "expected 3 or more"),
+        (["config.interpolate.keys=1"], "config.interpolate.keys=1, expected 2 or more"),
+        (["config.schedule.weighting=snr"], "expected one of velocity, epsilon, latents, min_snr"),
+        (["config.schedule.prediction=epsilon"], "set prediction=v or zero_snr=false"),
+        (["config.sampler.sampler=plms"], "sampler=plms, expected one of ddim"),
+        (["config.sampler.sampler=heun"], "use dpm++ or unipc"),
         (["config.upsample.patch=3"], "must be a multiple of config.upsample.factor=2"),
         (["checkpoint_seconds=0"], "expected 1 or more"),
         (["config.autoencoder.kind=vq"], "config.autoencoder describes no network: kind is 'vq', expected one of"),
@@ -367,6 +390,12 @@ def test_mirrored_windows_of_latents_are_read_from_a_mirrored_cache(without):
         (["config.denoiser.token_dim=0"], "config.denoiser describes no network"),
         (["config.data.height=64", "config.data.width=128"], "is 64x128, the upsampler trains on patches of 128x256"),
         (["config.predict.frames=30"], "no train clip is long enough for a window of 30 frames at 1.875 fps"),
+        (["config.denoiser.conditions=[boxes,wether]"], "unknown condition 'wether'; known: boxes, night"),
+        (["config.denoiser.conditions=[night,solids]"], "condition solids says more of boxes; add boxes"),
+        (["config.image.drop={weather: 0.1}"], "config.image.drop: this model is not told weather; it is told boxes"),
+        (["config.predict.drop={night: 1.5}"], "config.predict: night is dropped at a rate of 1.5, expected 0 to 1"),
+        (["config.image.drop_boxes=nan"], "config.image: drop_boxes is dropped at a rate of nan, expected 0 to 1"),
+        (["config.sampler.guidance={fog: 2}"], "config.sampler.guidance: this model is not told fog"),
         (["config.denoiser.channels=6"], "config.denoiser.channels is 6 but the autoencoder makes 4"),
     ],
 )

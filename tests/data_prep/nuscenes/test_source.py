@@ -106,6 +106,8 @@ def test_clips_tell_night_weather_camera_and_licence(tree):
     assert (day.weather, frames[0].night, night.weather, dark[0].night) == ("clear", 0.0, "rain", 1.0)
     assert (day.camera, day.licence, day.source) == ("CAM_FRONT", "CC BY-NC-SA 4.0", "v1.0-mini/scene-0061")
     assert day.has_boxes
+    assert day.caption == "Parked truck, train crossing, after rain"
+    assert night.caption == "Night, heavy rain, many pedestrians"
 
 
 @pytest.mark.parametrize(
