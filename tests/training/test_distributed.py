@@ -38,11 +38,16 @@ cli.main(sys.argv[1:])
 """
 
 
-@pytest.fixture(autouse=True)
-def fp32(monkeypatch):
-    """Sums of bfloat16 in another order differ visibly."""
-    monkeypatch.setenv(PRECISION, "fp32")
+def measured_alike(patch: pytest.MonkeyPatch) -> None:
+    """Sums of bfloat16 in another order differ visibly, and more threads sum in another order."""
+    patch.setenv(PRECISION, "fp32")
+    patch.setenv("OMP_NUM_THREADS", "1")
     probe.cache_clear()
+
+
+@pytest.fixture(autouse=True)
+def alike(monkeypatch):
+    measured_alike(monkeypatch)
     yield
     probe.cache_clear()
 
@@ -81,7 +86,7 @@ class Keyframes:
         driver.write_text(DRIVER)
         told = subprocess.run(
             [sys.executable, driver, *self.words(2, f"strategy={strategy}", *more)],
-            env=os.environ | {"OMP_NUM_THREADS": "1", "STOP": str(stop), "PYTHONPATH": os.pathsep.join(sys.path)},
+            env=os.environ | {"STOP": str(stop), "PYTHONPATH": os.pathsep.join(sys.path)},
             capture_output=True,
             text=True,
             timeout=280,
@@ -116,8 +121,7 @@ def begin(trained, run_in, tmp_path):
 def expected(trained, run_in, tmp_path_factory):
     """The loss curve and the weights of one uninterrupted process."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(PRECISION, "fp32")
-        probe.cache_clear()
+        measured_alike(patch)
         folder: Path = tmp_path_factory.mktemp("alone")
         whole = begin.__wrapped__(trained, run_in, folder)().alone()
     return whole
