@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
@@ -71,6 +72,7 @@ def main(argv: Sequence[str]) -> None:
     options = parse(TimeToQuality, argv, "python -m benchmarks.time_to_quality")
     check(options)
     quiet()
+    diffusers.utils.logging.set_verbosity_error()  # it warns of settings that nobody chose
     print(f"time_to_quality: {describe()}", file=sys.stderr)
     torch.set_num_threads(options.threads or probe().threads)
     print(table(Race(options).run()))
