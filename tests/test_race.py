@@ -63,6 +63,7 @@ def networks(field):
 
 
 def keyframe_run(field, entry, rate=1e-3) -> Run:
+    torch.manual_seed(0)
     module = field.keyframes(field.told(entry.build()), rate, freeze=entry.name in ("drivesim", "animatediff"))
     return Run(module, field.windows, Setting())
 

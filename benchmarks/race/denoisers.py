@@ -97,6 +97,7 @@ class PeerDenoiser(Denoiser):
         tokens: Tensor | None = None,
         context: Context | None = None,
         hint: Tensor | None = None,
+        level: Tensor | None = None,
     ) -> Tensor:
         """As in `Denoiser.forward`; the hint is part of our architecture and not told."""
         b, t, _, h, w = x.shape
