@@ -27,11 +27,22 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="session")
+def measured_alike() -> Callable[[pytest.MonkeyPatch], None]:
+    """measured_alike(patch): no sum depends on what this machine does fastest. Sums of bfloat16 in another order differ
+    visibly, and more threads sum in another order."""
+
+    def settle(patch: pytest.MonkeyPatch) -> None:
+        patch.setenv(PRECISION, "fp32")
+        patch.setenv("OMP_NUM_THREADS", "1")
+        probe.cache_clear()
+
+    return settle
+
+
 @pytest.fixture
-def fp32(monkeypatch):
-    """Sums of bfloat16 in another order differ visibly."""
-    monkeypatch.setenv(PRECISION, "fp32")
-    probe.cache_clear()
+def alike(monkeypatch, measured_alike) -> Iterator[None]:
+    measured_alike(monkeypatch)
     yield
     probe.cache_clear()
 

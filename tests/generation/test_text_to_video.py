@@ -158,7 +158,7 @@ def style(path):
     return path
 
 
-def test_the_command_takes_another_backbone_a_lora_and_little_memory(trained, make_backbone, tmp_path, fp32):
+def test_the_command_takes_another_backbone_a_lora_and_little_memory(trained, make_backbone, tmp_path, alike):
     other = make_backbone(tmp_path / "dreambooth", seed=8)
     lora = style(tmp_path / "style.safetensors")
     look = Look(str(other), str(lora), 0.5)
@@ -211,7 +211,7 @@ def test_a_backbone_of_another_prediction_is_refused(trained, make_backbone, tmp
 
 
 @pytest.mark.parametrize("kind", ["disk", "cpu"])
-def test_offloaded_weights_make_the_same_video(kind, trained, fp32):
+def test_offloaded_weights_make_the_same_video(kind, trained, alike):
     made = video(trained, memory=Memory(offload=kind)).float()
     assert_close(made, video(trained).float(), atol=3, rtol=0)  # a layer's memory format may change its rounding
 

@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from drivesim import cli
-from drivesim.machine import PRECISION, probe
 from drivesim.training import train
 from drivesim.training.callbacks import Budget, Checkpoints
 
@@ -38,7 +37,7 @@ cli.main(sys.argv[1:])
 """
 
 
-pytestmark = pytest.mark.usefixtures("fp32")
+pytestmark = pytest.mark.usefixtures("alike")
 
 
 class Keyframes:
@@ -75,7 +74,7 @@ class Keyframes:
         driver.write_text(DRIVER)
         told = subprocess.run(
             [sys.executable, driver, *self.words(2, f"strategy={strategy}", *more)],
-            env=os.environ | {"OMP_NUM_THREADS": "1", "STOP": str(stop), "PYTHONPATH": os.pathsep.join(sys.path)},
+            env=os.environ | {"STOP": str(stop), "PYTHONPATH": os.pathsep.join(sys.path)},
             capture_output=True,
             text=True,
             timeout=280,
@@ -107,11 +106,10 @@ def begin(trained, run_in, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def expected(trained, run_in, tmp_path_factory):
+def expected(trained, run_in, tmp_path_factory, measured_alike):
     """The loss curve and the weights of one uninterrupted process."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(PRECISION, "fp32")
-        probe.cache_clear()
+        measured_alike(patch)
         folder: Path = tmp_path_factory.mktemp("alone")
         whole = begin.__wrapped__(trained, run_in, folder)().alone()
     return whole
