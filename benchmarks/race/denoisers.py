@@ -10,9 +10,11 @@ from benchmarks.networks import OURS
 from benchmarks.peers import PEERS, PUBLISHED, Architecture, Ports, Widths, attention_like, guard, match
 from drivesim.clip import Layout
 from drivesim.diffusion.tasks import FAR_M, FLAGS
+from drivesim.models.autoencoder import Autoencoder
 from drivesim.models.denoiser import Context, Denoiser, DenoiserConfig
 from drivesim.models.inflation import TemporalConfig
-from drivesim.models.motion import SceneFlow
+from drivesim.models.motion import Carrier, SceneFlow
+from drivesim.models.tracks import TrackedFlow
 
 MOTION = 2  # planes of the ego motion: metres and radians from the first frame of the window
 NAMES = (OURS, *(peer.name for peer in PEERS))
@@ -33,7 +35,7 @@ class PeerDenoiser(Denoiser):
         super().__init__(config)
         del self.unet
         self.architecture, self.ports, self.widths, self.carried = architecture, ports, widths, carried
-        self.scene = SceneFlow()
+        self.scene, self.motion = SceneFlow(), "mean"
         self.network = guard(architecture.image(ports, widths))
 
     def inflate(
@@ -42,9 +44,10 @@ class PeerDenoiser(Denoiser):
         """Become the video network that starts from the image network trained so far. What lies beside the latents
         from now on, and was zero before, counts for nothing at first, or it would be noise.
 
-        temporal  is of no meaning here: the layers are the published ones
+        temporal  of no meaning but for how known frames are carried: the layers are the published ones
         freeze    train the temporal layers alone, and the input convolution, which has to learn what is new there
         """
+        self.motion = temporal.motion if temporal is not None else "mean"
         with torch.no_grad():
             self.network.get_parameter("conv_in.weight")[:, -context_channels:] = 0
         self.network = guard(self.architecture.video(self.network, self.ports, self.widths))
@@ -56,6 +59,11 @@ class PeerDenoiser(Denoiser):
     @property
     def carries(self) -> bool:
         return True
+
+    def carry_by(self, autoencoder: Autoencoder) -> "PeerDenoiser":
+        move = TrackedFlow(self.scene) if self.motion == "tracks" else self.scene.move
+        self._carrier = [Carrier(autoencoder, move)]
+        return self
 
     @property
     def flow(self) -> SceneFlow:
@@ -97,8 +105,9 @@ class PeerDenoiser(Denoiser):
         tokens: Tensor | None = None,
         context: Context | None = None,
         hint: Tensor | None = None,
+        level: Tensor | None = None,
     ) -> Tensor:
-        """As in `Denoiser.forward`; the hint is part of our architecture and not told."""
+        """As in `Denoiser.forward`; the hint is part of our architecture and not told, a level there is none."""
         b, t, _, h, w = x.shape
         known = x.new_zeros(b, t, self.config.channels + FLAGS, h, w)
         if context is not None:
