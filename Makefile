@@ -36,7 +36,7 @@ race: setup ## time to quality against diffusers' video U-Nets, hours: [BUNDLE=t
 	@$(BIN)/python -m benchmarks.time_to_quality bundle='$(or $(BUNDLE),$(OUT)/bundle)' data='$(or $(DATA),$(OUT)/data)'
 
 ablations: setup ## the paper's ablations, trained at equal budgets and judged alike: [BUDGET=minutes of training, 60] [OUT=folder]
-	@$(BIN)/python -m benchmarks.ablations out='$(if $(filter file,$(origin OUT)),runs/ablations,$(OUT))' budget_minutes=$(or $(BUDGET),60)
+	@$(BIN)/python -m benchmarks.ablations out='$(if $(filter file,$(origin OUT)),runs/ablations,$(OUT))' budget_minutes=$(or $(BUDGET),60) config.sampler.upsample_steps=4
 
 clean: ## remove what the demo made
 	rm -rf '$(OUT)'

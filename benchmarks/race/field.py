@@ -91,7 +91,7 @@ class Field:
         channels = self.experiment.denoiser.channels + task.context_channels
         denoiser.inflate(channels, replace(self.experiment.temporal, frames=task.frames), freeze=freeze)
         denoiser.carry_by(self.autoencoder)
-        if denoiser.carries:
+        if denoiser.temporal is not None and denoiser.carries:
             denoiser.flow.load_state_dict(self.work.flow.state_dict())
         return self._module(denoiser, task, stage, self._video_validation)
 
