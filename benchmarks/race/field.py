@@ -4,6 +4,8 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
+import torch
+
 from drivesim.bundle import Bundle
 from drivesim.data.store import ClipStore
 from drivesim.data.windows import Batch, WindowDataset, WindowSpec, collate
@@ -89,9 +91,10 @@ class Field:
         task = self.experiment.predict
         stage = replace(self.experiment.stages.keyframes, lr=rate, train_image=not freeze)
         channels = self.experiment.denoiser.channels + task.context_channels
+        torch.manual_seed(self.seed)  # of the temporal layers' first weights
         denoiser.inflate(channels, replace(self.experiment.temporal, frames=task.frames), freeze=freeze)
         denoiser.carry_by(self.autoencoder)
-        if denoiser.temporal is not None and denoiser.carries:
+        if denoiser.carries:
             denoiser.flow.load_state_dict(self.work.flow.state_dict())
         return self._module(denoiser, task, stage, self._video_validation)
 
