@@ -129,7 +129,7 @@ def clip(
     torch.manual_seed(options.seed)
     model = replace(options.config.denoiser, prior=0)  # the network by itself, as the peers are
     inputs = Inputs.random(options.batch, frames, model.channels, options.height, options.width, options.seed)
-    networks = contenders(model, inputs, options.attention)
+    networks = contenders(model, inputs, options.attention, replace(options.config.temporal, frames=frames))
     settings: dict[tuple[str, str], Setting] = {}
     rows: list[Row] = []
     for mode in options.modes:

@@ -11,6 +11,7 @@ from drivesim.clip import CLASSES, Layout
 from drivesim.diffusion.tasks import FLAGS
 from drivesim.errors import UserError
 from drivesim.models.denoiser import DenoiserConfig
+from drivesim.models.inflation import TemporalConfig
 
 SLOTS = 24  # boxes a frame: 25 tokens, one more than slots
 OURS = "drivesim"
@@ -80,25 +81,28 @@ class Contender:
         return [p for p in self.module.parameters() if p.requires_grad]
 
 
-def contenders(config: DenoiserConfig, inputs: Inputs, attention: str = "ours") -> list[Contender]:
+def contenders(
+    config: DenoiserConfig, inputs: Inputs, attention: str = "ours", temporal: TemporalConfig | None = None
+) -> list[Contender]:
     """Ours and the peers, parameters within MATCH of ours.
 
+    temporal   layers of ours
     attention  of the peers: at the resolutions where "ours" has it, or on all levels but the lowest as "published"
     raises     UserError if the latents do not divide by the peers' three down-samplings
     """
     h, w = inputs.x.shape[-2:]
     if h % 8 or w % 8:
         raise UserError(f"latents are {h}x{w}, the peers halve them three times; choose multiples of 8")
-    us = ours(config, inputs)
+    us = ours(config, inputs, temporal)
     levels = PUBLISHED if attention == "published" else attention_like(config.attention)
     # What ours is told by planes and context, a peer gets beside its latents, as Stable Video Diffusion does.
     ports = Ports(config.channels, config.planes + config.channels + FLAGS, config.token_dim, inputs.x.shape[1], levels)
     return [us, *(peer(architecture, us.parameters, ports, inputs) for architecture in PEERS)]
 
 
-def ours(config: DenoiserConfig, inputs: Inputs) -> Contender:
+def ours(config: DenoiserConfig, inputs: Inputs, temporal: TemporalConfig | None = None) -> Contender:
     """Encodes the layout and the known frames anew in training, as training does; once a window in sampling."""
-    module = config.build().inflate(inputs.context.shape[2])
+    module = config.build().inflate(inputs.context.shape[2], temporal)
     h, w = inputs.x.shape[-2:]
     with torch.no_grad():
         conditions = module.condition(inputs.layout, h, w)
@@ -112,8 +116,9 @@ def ours(config: DenoiserConfig, inputs: Inputs) -> Contender:
         return module(inputs.x, inputs.timestep, *conditions, features)
 
     widths = tuple(config.block_out_channels)
-    checkpoint = getattr(module, "enable_checkpointing", None)
-    return Contender(OURS, widths, module, train, denoise, lambda name: name.startswith("temporal."), checkpoint)
+    return Contender(
+        OURS, widths, module, train, denoise, lambda name: name.startswith("temporal."), module.enable_checkpointing
+    )
 
 
 def peer(architecture: Architecture, parameters: int, ports: Ports, inputs: Inputs) -> Contender:

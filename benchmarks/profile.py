@@ -30,7 +30,7 @@ from drivesim.files import atomic_path
 from drivesim.machine import probe
 from drivesim.models.conditioning import LayoutTokens
 from drivesim.models.inflation import ContextEncoder
-from drivesim.models.temporal import TemporalAttention, TemporalConv, TemporalHead
+from drivesim.models.temporal import TemporalAttention, TemporalConv, TemporalHead, TemporalTransformer
 from drivesim.training.experiment import ExperimentConfig
 
 KINDS: dict[type, str] = {
@@ -42,6 +42,7 @@ KINDS: dict[type, str] = {
     LayoutTokens: "embeddings",
     TemporalConv: "temporal convolution",
     TemporalAttention: "temporal attention",
+    TemporalTransformer: "temporal attention",
     TemporalHead: "temporal head",
     ContextEncoder: "context encoder",
 }
@@ -76,8 +77,9 @@ def main(argv: Sequence[str]) -> None:
     for t, h, w in tqdm(cases, desc=ABOUT[options.mode], file=sys.stderr):
         torch.manual_seed(0)
         model = replace(options.config.denoiser, prior=0)
+        temporal = replace(options.config.temporal, frames=t)
         inputs = Inputs.random(options.batch, t, model.channels, h, w, seed=0)
-        step = Workload(ours(model, inputs), options.mode).step(Setting(bf16=half, channels_last=True))
+        step = Workload(ours(model, inputs, temporal), options.mode).step(Setting(bf16=half, channels_last=True))
         found[f"{t} x {h}x{w}"] = by_kind(step)
     print(table(found, ABOUT[options.mode]))
     if options.out:

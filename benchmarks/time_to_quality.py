@@ -1,6 +1,7 @@
 """How soon our temporal layers are as good as the published video networks: `python -m benchmarks.time_to_quality`."""
 
 import json
+import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -17,7 +18,7 @@ from benchmarks.measure import Setting, best_setting
 from benchmarks.race.curves import draw
 from benchmarks.race.denoisers import NAMES, Entry, entries, parameters
 from benchmarks.race.field import Field
-from benchmarks.race.judge import Judge, held_out_drives
+from benchmarks.race.judge import Clip, Judge, held_out_drives
 from benchmarks.race.run import Run, Trial, in_turns
 from benchmarks.race.verdict import table, verdict
 from drivesim.config import option, parse
@@ -57,6 +58,11 @@ class TimeToQuality:
     held_out: int = option(32, "windows that the loss is of")
     rates: list[float] = option([3e-4, 1e-3], "learning rates tried for each contender")
     rate_seconds: float = option(60.0, "how long each of them is tried")
+    strength: float = option(
+        1.0,
+        "of sampling, of those whose known frames are carried: ours, and peers with context=carried; below 1 from the "
+        "carried start frame, see sampler.keyframe_strength",
+    )
     speed_steps: list[int] = option([2, 4, 6, 10, 20], "sampling steps at which speed and distance are measured")
     contenders: list[str] = option(list(NAMES), "who takes part; ours has to")
     frozen: list[str] = option([NAMES[0], "animatediff"], "whose image network is frozen after the image stage")
@@ -90,6 +96,8 @@ def check(options: TimeToQuality) -> None:
     for name in ("minutes", "image_minutes", "turn_seconds", "rate_seconds"):
         if getattr(options, name) <= 0:
             raise UserError(f"{name} is {getattr(options, name):g}, expected more than 0")
+    if not 0 < options.strength <= 1:
+        raise UserError(f"strength is {options.strength:g}, expected more than 0, up to 1")
     for name in ("rates", "speed_steps"):
         if not getattr(options, name) or min(getattr(options, name)) <= 0:
             raise UserError(f"{name} is {getattr(options, name)}, expected numbers above 0")
@@ -161,7 +169,8 @@ class Race:
     def _tried(self, run: Run, setting: Setting) -> float:
         run.use(setting)
         run.turn(self.options.rate_seconds)
-        return run.record.losses[-1][1]
+        loss = run.record.losses[-1][1]
+        return loss if math.isfinite(loss) else math.inf
 
     def _train(self, stage: str, runs: dict[str, Run], minutes: float, after: Callable[[str, Run], None]) -> None:
         turns = max(round(60 * minutes / self.options.turn_seconds), 1)
@@ -179,9 +188,14 @@ class Race:
         last = len(run.record.losses) > max(round(60 * self.options.minutes / self.options.turn_seconds), 1)
         if not last and not any(before < minute <= now for minute in self.options.sample_minutes):
             return
-        with run.averaged(), run.setting.active():
-            clips, _ = self.judge.continuations(run.module.denoiser, self.judge.sampler.keyframe_steps)
+        clips, _ = self._continued(name, run, self.judge.sampler.keyframe_steps)
         run.record.distances.append((run.record.seconds, self.judge.distances(clips)))
+
+    def _continued(self, name: str, run: Run, steps: int) -> tuple[list[Clip], float]:
+        carried = name == NAMES[0] or self.options.context == "carried"
+        strength = self.options.strength if carried else 1.0
+        with run.averaged(), run.setting.active():
+            return self.judge.continuations(run.module.denoiser, steps, strength)
 
     def _report(self, runs: dict[str, Run]) -> dict[str, Any]:
         speeds = self._speeds(runs)
@@ -216,8 +230,7 @@ class Race:
         bar = tqdm(total=total, desc="speed", unit="set", file=sys.stderr)
         for steps in self.options.speed_steps:
             for name, run in runs.items():
-                with run.averaged(), run.setting.active():
-                    clips, taken = self.judge.continuations(run.module.denoiser, steps)
+                clips, taken = self._continued(name, run, steps)
                 speed = self.judge.seconds / taken
                 found[name].append({"steps": steps, "speed": speed, **self.judge.distances(clips)})
                 bar.update()

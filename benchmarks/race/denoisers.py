@@ -105,7 +105,7 @@ class PeerDenoiser(Denoiser):
         hint: Tensor | None = None,
         level: Tensor | None = None,
     ) -> Tensor:
-        """As in `Denoiser.forward`; the hint is part of our architecture and not told."""
+        """As in `Denoiser.forward`; the hint is part of our architecture and not told, a level there is none."""
         b, t, _, h, w = x.shape
         known = x.new_zeros(b, t, self.config.channels + FLAGS, h, w)
         if context is not None:

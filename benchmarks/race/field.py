@@ -13,6 +13,7 @@ from drivesim.diffusion.schedule import Diffusion
 from drivesim.diffusion.tasks import Frames
 from drivesim.errors import UserError
 from drivesim.models.autoencoder import Autoencoder
+from drivesim.models.conditioning import POSITIONS, plane_count
 from drivesim.models.denoiser import Denoiser
 from drivesim.training.experiment import ExperimentConfig, StageConfig
 from drivesim.training.grids import LatentGrid
@@ -28,6 +29,8 @@ class Field:
     def __init__(self, bundle: str, data: str, experiment: ExperimentConfig, held_out: int, seed: int) -> None:
         self.work = Workspace(experiment, ClipStore(data), Bundle(Path(bundle)).require(), seed)
         self.held_out, self.seed = held_out, seed
+        if experiment.denoiser.pretrained:
+            raise UserError("config.denoiser.pretrained is set, but all contenders are trained from random weights")
         if not self.work.store.clips("val"):
             raise UserError(f"{data} has no held-out clips; prepare it with val_share above 0")
         self.work.check(["keyframes"])
@@ -38,7 +41,9 @@ class Field:
                 f"{channels}; set them alike"
             )
         size = [experiment.data.height // factor, experiment.data.width // factor]
-        self.experiment = replace(experiment, denoiser=replace(experiment.denoiser, prior_size=size))
+        planes = plane_count(experiment.denoiser.conditions) + POSITIONS
+        denoiser = replace(experiment.denoiser, prior_size=size, planes=planes)
+        self.experiment = replace(experiment, denoiser=denoiser)
 
     @property
     def autoencoder(self) -> Autoencoder:

@@ -91,9 +91,14 @@ class Judge:
         latents = [self._encode(drive.frames) for drive in self.drives]
         return self.distances([self._decode(latent) for latent in latents])
 
-    def continuations(self, denoiser: Denoiser, steps: int, seed: int = 0) -> tuple[list[Clip], float]:
+    def continuations(
+        self, denoiser: Denoiser, steps: int, strength: float = 1.0, seed: int = 0
+    ) -> tuple[list[Clip], float]:
         """Clips after the first frame of every drive, steered by its layout, and the seconds that denoising took.
-        The noise follows from the seed and the number of the drive."""
+        The noise follows from the seed and the number of the drive.
+
+        strength  of sampling, from the carried start frame where it is below 1
+        """
         clips: list[Clip] = []
         taken = 0.0
         for first in range(0, len(self.drives), BATCH):
@@ -106,8 +111,9 @@ class Judge:
             known = _first_known(self.task, len(start))
             began = clock()
             made = sample_window(
-                denoiser, self.schedule, layout, latents, known, noise, steps, self.sampler, guidance=True
-            )
+                denoiser, self.schedule, layout, latents, known, noise, steps, self.sampler, guidance=True,
+                strength=strength,
+            )  # fmt: skip
             taken += clock() - began
             clips += [self._decode(latent) for latent in made]
         return clips, taken

@@ -46,12 +46,15 @@ class Run:
         """Start to train under a setting."""
         self.setting = setting
         arrange(self.module.denoiser, setting.channels_last)
-        self.optimizer = self.module.configure_optimizers()
+        optimizer = self.module.configure_optimizers()
+        assert isinstance(optimizer, torch.optim.Optimizer)  # something is trained
+        self.optimizer = optimizer
         self.trained = {name: p for name, p in self.module.denoiser.named_parameters() if p.requires_grad}
         self.average = {name: p.detach().clone() for name, p in self.trained.items()}
 
     def step(self) -> None:
         stage, record = self.module.stage, self.record
+        torch.manual_seed(record.steps)  # of dropout, so that a resumed run drops what it would have dropped
         first = record.steps * stage.batch_size
         batch = collate([self.windows[i] for i in range(first, first + stage.batch_size)])
         for group in self.optimizer.param_groups:
