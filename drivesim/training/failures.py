@@ -1,5 +1,6 @@
 """What can go wrong while a stage trains, told in one line that says what to change."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,8 @@ NAMED = 8  # windows that a message names
 
 
 class Finite(Callback):
-    """Ends a run whose loss or weights are no finite numbers, on all processes at once, and names the windows of the
-    step. The checkpoint before it stays.
+    """Ends a run whose windows, loss or gradient are no finite numbers, on all processes at once, and names
+    the windows. The checkpoint before it stays.
 
     stage       its name;  checkpoint  where the run is saved
     """
@@ -33,18 +34,23 @@ class Finite(Callback):
         if batch_idx % trainer.accumulate_grad_batches == 0:
             self._step = []
         self._step.append(batch)
+        self._require(trainer, batch.x.sum(), "windows")
 
     def on_before_backward(self, trainer: pl.Trainer, module: pl.LightningModule, loss: Tensor) -> None:
-        mean = trainer.strategy.reduce(loss.detach().clone(), reduce_op="mean")
-        if not torch.isfinite(mean):
-            raise self.error(trainer, f"loss is {float(mean)}")
+        self._require(trainer, loss, "the loss")
 
     def on_before_optimizer_step(self, trainer: pl.Trainer, module: pl.LightningModule, optimizer: Optimizer) -> None:
         gradients = [weight.grad for weight in module.parameters() if weight.grad is not None]
-        if not torch.isfinite(whole(torch.nn.utils.get_total_norm(gradients))):  # the same on all processes
-            raise self.error(trainer, "the gradient is not finite")
+        self._require(trainer, whole(torch.nn.utils.get_total_norm(gradients)), "the gradient")
 
-    def error(self, trainer: pl.Trainer, what: str) -> UserError:
+    def _require(self, trainer: pl.Trainer, value: Tensor, what: str) -> None:
+        """raises UserError in the first process, and ends the others, if a number is not finite in any"""
+        mean = trainer.strategy.reduce(value.detach().float().clone(), reduce_op="mean")
+        if not torch.isfinite(mean):
+            error = self._error(trainer, f"{what} not finite ({float(mean)})")
+            raise error if trainer.is_global_zero else SystemExit(2)
+
+    def _error(self, trainer: pl.Trainer, what: str) -> UserError:
         """What is wrong, in which windows, and what to do; asked for by all processes or none."""
         windows = [pair for batch in self._step for pair in zip(batch.numbers, batch.x, strict=True)]
         spoilt = _from_all(trainer, [number for number, x in windows if not x.isfinite().all()])
@@ -54,7 +60,7 @@ class Finite(Callback):
         places += f" and {len(numbers) - NAMED} more" if len(numbers) > NAMED else ""
         advice = f"lower config.stages.{self.stage}.lr or raise its warmup_steps"
         if spoilt:
-            advice = "they hold numbers that are not finite: leave them out by config.data.where, or prepare them again"
+            advice = "leave these out by config.data.where, or prepare them again"
         kept = f"{self.checkpoint} is good" if self.checkpoint.exists() else "nothing was saved yet"
         return UserError(f"{self.stage}: {what} at step {trainer.global_step} ({places}); {advice}; {kept}, run again")
 
@@ -73,6 +79,13 @@ def require_finite_weights(module: torch.nn.Module, stage: str) -> None:
     for name, weight in module.named_parameters():
         if weight.requires_grad and not bool(torch.isfinite(weight).all()):
             raise UserError(f"{stage}: {name} is not finite; lower config.stages.{stage}.lr and run again")
+
+
+def is_lost_process(error: BaseException) -> bool:
+    """Whether another process of the run ended while this one waited for it (the words are gloo's)."""
+    if isinstance(error, torch.distributed.DistError):
+        return True
+    return bool(re.search(r"gloo.*(closed by peer|reset by peer|[Tt]imed out)", str(error), re.DOTALL))
 
 
 def out_of_memory(name: str, stage: StageConfig, error: BaseException, devices: int, strategy: str) -> UserError:

@@ -26,7 +26,7 @@ from drivesim.machine import PRECISION, describe, is_out_of_memory, probe
 from drivesim.models.conditions import check_known
 from drivesim.training.callbacks import AveragedWeights, Budget, Checkpoints, SampleGrid, WholeCheckpoints
 from drivesim.training.experiment import ExperimentConfig, StageConfig
-from drivesim.training.failures import FREE, Finite, flat, out_of_memory, require_finite_weights
+from drivesim.training.failures import FREE, Finite, flat, is_lost_process, out_of_memory, require_finite_weights
 from drivesim.training.latent import LatentVideoDiffusion
 from drivesim.training.pixels import check_recipe
 from drivesim.training.sharding import Sharded, is_sharded, whole
@@ -228,6 +228,10 @@ def train_stage(name: str, config: TrainConfig, work: Workspace) -> None:
     except (RuntimeError, MemoryError) as error:
         if is_out_of_memory(error):
             raise out_of_memory(name, stage, error, config.devices, config.strategy) from error
+        if is_lost_process(error):
+            if not trainer.is_global_zero:
+                raise SystemExit(2) from error  # one line is enough
+            raise UserError(f"{name}: another process of this run ended, and says why above; run again") from error
         raise
     if trainer.interrupted:
         raise KeyboardInterrupt

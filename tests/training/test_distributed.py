@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,14 +18,32 @@ from drivesim.training.callbacks import Budget, Checkpoints
 
 STEPS, STOP = 4, 2  # the run is stopped after two steps of four
 BATCH = 4  # windows a step, of all processes together
-# Stops a run when it has done so many steps, with a checkpoint after each, in all of its processes.
+# Stops a run when it has done so many steps, with a checkpoint after each, in all of its processes; spoils a window; or
+# fails in one process alone.
 DRIVER = """
 import os, sys
 from drivesim import cli
+from drivesim.data import loader
 from drivesim.training import train
 from drivesim.training.callbacks import Budget, Checkpoints
+from drivesim.training.latent import LatentVideoDiffusion
 
 real, stop = Budget.on_train_batch_start, int(os.environ["STOP"])
+spoilt, alone = int(os.environ.get("SPOILT", -1)), int(os.environ.get("ALONE", -1))
+collate, step = loader.collate, LatentVideoDiffusion.training_step
+
+def spoil(items):
+    batch = collate(items)
+    if spoilt in batch.numbers:
+        batch.x[batch.numbers.index(spoilt)] = float("nan")
+    return batch
+
+def fail(self, batch, batch_idx):
+    if self.global_rank == alone:
+        raise MemoryError
+    return step(self, batch, batch_idx)
+
+loader.collate, LatentVideoDiffusion.training_step = spoil, fail
 
 def start(self, trainer, *args):
     if trainer.global_step == stop:
@@ -70,17 +89,20 @@ class Keyframes:
         return self._note()
 
     def together(self, stop: int, strategy: str, *more: str) -> "Keyframes":
+        told = self.drive({"STOP": str(stop)}, f"strategy={strategy}", *more)
+        assert told.returncode == (3 if stop < STEPS else 0), told.stderr[-3000:]
+        return self._note()
+
+    def drive(self, environment: dict[str, str], *more: str) -> subprocess.CompletedProcess:
         driver = self.run.out.parent / "driver.py"
         driver.write_text(DRIVER)
-        told = subprocess.run(
-            [sys.executable, driver, *self.words(2, f"strategy={strategy}", *more)],
-            env=os.environ | {"STOP": str(stop), "PYTHONPATH": os.pathsep.join(sys.path)},
+        return subprocess.run(
+            [sys.executable, driver, *self.words(2, *more)],
+            env=os.environ | {"STOP": str(STEPS), "PYTHONPATH": os.pathsep.join(sys.path)} | environment,
             capture_output=True,
             text=True,
             timeout=280,
         )
-        assert told.returncode == (3 if stop < STEPS else 0), told.stderr[-3000:]
-        return self._note()
 
     def _note(self) -> "Keyframes":
         with open(self.run.out / "keyframes" / "logs" / "metrics.csv") as file:
@@ -147,3 +169,19 @@ def test_what_two_processes_began_one_finishes(begin, expected, strategy):
 def test_what_one_process_began_two_finish(begin, expected, monkeypatch, strategy):
     half = begin().alone_until_stopped(monkeypatch)
     assert same(half.together(STEPS, strategy, "config.stages.keyframes.checkpointing=true"), expected)
+
+
+@pytest.mark.parametrize(
+    ("environment", "lines"),
+    [
+        ({"SPOILT": "5"}, [r"keyframes: windows not finite .* at step 1 \(clip c\d from frame \d+\)"]),
+        ({"ALONE": "1"}, ["keyframes: out of memory", "keyframes: another process of this run ended"]),
+    ],
+)
+def test_what_goes_wrong_in_one_process_ends_all_and_is_told_in_its_words(begin, environment, lines):
+    told = begin().drive(environment, "strategy=ddp")
+    assert told.returncode == 2
+    assert "Traceback" not in told.stderr
+    found = re.findall(r"drivesim: (keyframes: .*)", told.stderr)
+    assert len(found) == len(lines)
+    assert all(any(re.match(line, one) for one in found) for line in lines), found

@@ -14,7 +14,7 @@ from drivesim.machine import is_out_of_memory
 from drivesim.training import train
 from drivesim.training.callbacks import Checkpoints
 from drivesim.training.experiment import StageConfig
-from drivesim.training.failures import out_of_memory, require_finite_weights, require_same
+from drivesim.training.failures import is_lost_process, out_of_memory, require_finite_weights, require_same
 from drivesim.training.latent import LatentVideoDiffusion
 
 
@@ -57,7 +57,7 @@ def test_a_window_that_holds_nan_is_named_and_the_checkpoint_before_it_is_kept(r
     monkeypatch.setattr(LatentVideoDiffusion, "on_train_start", lambda s: (spoilt.append("training"), started(s))[1])
     monkeypatch.setattr(WindowDataset, "__getitem__", item)
     told = fails(run, capsys)
-    assert f"image: loss is nan at step 1 ({spoilt[-1]}); they hold numbers that are not finite" in told
+    assert f"image: windows not finite (nan) at step 1 ({spoilt[-1]}); leave these out by config.data.where" in told
     assert spoilt[-1].startswith("clip c")
     assert " from frame " in spoilt[-1]
     assert "last.ckpt is good" in told
@@ -109,8 +109,9 @@ def test_memory_that_runs_out_ends_in_the_options_that_save_it(run, capsys, monk
     assert "out of memory" in told
 
 
-def test_another_runtime_error_is_not_taken_for_one_of_memory():
+def test_another_runtime_error_is_taken_for_neither_memory_nor_a_lost_process():
     assert not is_out_of_memory(RuntimeError("shapes do not fit"))
+    assert not is_lost_process(RuntimeError("shapes do not fit"))
 
 
 @pytest.mark.parametrize(
