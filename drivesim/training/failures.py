@@ -1,6 +1,7 @@
 """What can go wrong while a stage trains, told in one line that says what to change."""
 
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,8 @@ NAMED = 8  # windows that a message names
 
 
 class Finite(Callback):
-    """Ends a run whose windows, loss or gradient are no finite numbers, on all processes at once, and names
-    the windows. The checkpoint before it stays.
+    """Ends a run whose windows, loss or gradient are no finite numbers, on all processes at once, and
+    names the windows. The checkpoint before it stays.
 
     stage       its name;  checkpoint  where the run is saved
     """
@@ -34,7 +35,7 @@ class Finite(Callback):
         if batch_idx % trainer.accumulate_grad_batches == 0:
             self._step = []
         self._step.append(batch)
-        self._require(trainer, batch.x.sum(), "windows")
+        self._require(trainer, batch.x.sum(), "a window")  # before a process alone fails on it
 
     def on_before_backward(self, trainer: pl.Trainer, module: pl.LightningModule, loss: Tensor) -> None:
         self._require(trainer, loss, "the loss")
@@ -47,7 +48,9 @@ class Finite(Callback):
         """raises UserError in the first process, and ends the others, if a number is not finite in any"""
         mean = trainer.strategy.reduce(value.detach().float().clone(), reduce_op="mean")
         if not torch.isfinite(mean):
-            error = self._error(trainer, f"{what} not finite ({float(mean)})")
+            error = self._error(trainer, f"{what} is not finite ({float(mean)})")
+            with suppress(RuntimeError):  # no process leaves before the first has heard of all windows
+                trainer.strategy.barrier()
             raise error if trainer.is_global_zero else SystemExit(2)
 
     def _error(self, trainer: pl.Trainer, what: str) -> UserError:

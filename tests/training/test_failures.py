@@ -57,7 +57,7 @@ def test_a_window_that_holds_nan_is_named_and_the_checkpoint_before_it_is_kept(r
     monkeypatch.setattr(LatentVideoDiffusion, "on_train_start", lambda s: (spoilt.append("training"), started(s))[1])
     monkeypatch.setattr(WindowDataset, "__getitem__", item)
     told = fails(run, capsys)
-    assert f"image: windows not finite (nan) at step 1 ({spoilt[-1]}); leave these out by config.data.where" in told
+    assert f"image: a window is not finite (nan) at step 1 ({spoilt[-1]}); leave these out by config.data.where" in told
     assert spoilt[-1].startswith("clip c")
     assert " from frame " in spoilt[-1]
     assert "last.ckpt is good" in told
