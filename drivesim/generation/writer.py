@@ -152,6 +152,9 @@ class VideoWriter:
         if error is not None and self.kept:
             kept = f"{self.seconds:.2f} s ({self.frames} frames)"
             print(f"drivesim: stopped early; the first {kept} are whole in {self.path}", file=sys.stderr)
+        elif error is not None and self.resumable and self.written.frames and not self._disk_full:
+            kept = f"{float(self.written.frames / self.rate):.2f} s ({self.written.frames} frames)"
+            print(f"drivesim: stopped early; the first {kept} play from {self.partial}", file=sys.stderr)
 
     def _finish(self) -> None:
         try:
