@@ -43,10 +43,10 @@ class Stage(Iterator[Tensor]):
         return self.ready.popleft()
 
     def state(self) -> dict[str, Tensor]:
-        """All that the frames to come depend on, and what those before took."""
-        state = {f"kept.{name}": torch.as_tensor(value) for name, value in self.kept.items()}
+        """All that the frames to come depend on, and what those before took: copies, on the CPU."""
+        state = {f"kept.{name}": torch.as_tensor(value).cpu().clone() for name, value in self.kept.items()}
         if self.ready:
-            state["ready"] = torch.stack(list(self.ready))
+            state["ready"] = torch.stack(list(self.ready)).cpu()
         return state | {"spent": self.spent.tensor()}
 
     def restore(self, state: dict[str, Tensor], device: str) -> None:
