@@ -40,10 +40,24 @@ class Machine:
         return "bf16-mixed" if self.bf16 else "32-true"
 
 
+_settled: Machine | None = None
+
+
+def settle(bf16: bool, threads: int) -> None:
+    """Compute with this precision and so many threads from now on, in this process, whatever is fastest: what goes on
+    has to be rounded as it began."""
+    global _settled
+    _settled = Machine("cuda" if torch.cuda.is_available() else "cpu", bf16, threads, "as it began")
+    torch.set_num_threads(threads)
+    probe.cache_clear()
+
+
 @lru_cache(maxsize=1)
 def probe() -> Machine:
-    """Measure once a process. On a CPU without bf16 instructions a bf16 convolution is tens of times slower than an
-    fp32 one, so the speed is never assumed; a step that is too slow is not even finished."""
+    """Measure once a process, unless it is settled. On a CPU without bf16 instructions a bf16 convolution is tens of
+    times slower than an fp32 one, so the speed is never assumed; a step that is too slow is not even finished."""
+    if _settled is not None:
+        return _settled
     asked = os.environ.get(PRECISION)
     if asked not in (None, "bf16", "fp32"):
         raise UserError(f"{PRECISION}={asked}, expected bf16 or fp32")

@@ -1,12 +1,15 @@
 """The command line as a user meets it: `drivesim generate` end to end with a pipeline that draws a drifting picture."""
 
+import builtins
 import errno
+import io
 import json
 import os
 import subprocess
 import sys
 import types
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import count
 from pathlib import Path
 
 import av
@@ -15,10 +18,13 @@ import pytest
 import torch
 from PIL import Image
 
-from drivesim import cli
+from drivesim import cli, machine
+from drivesim.clip import from_uint8
 from drivesim.data.schema import WEATHERS
 from drivesim.errors import UserError
-from drivesim.generation import writer
+from drivesim.generation import checkpoint, writer
+from drivesim.generation.costs import Meter
+from drivesim.generation.stage import Rollout, Stage, take
 
 ROOT = Path(__file__).parents[1]
 FPS, HEIGHT, WIDTH = 16.0, 64, 128
@@ -56,16 +62,22 @@ class DriftingPipeline:
         self.calls.append({"start": start, "layout": layout, "seconds": seconds, "seed": seed, "upsampler": upsampler})
         size = (self.low_height, self.low_width) if upsampler == "none" else (self.height, self.width)
         picture = torch.randint(0, 255, (3, *size), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
-        for i in range(round(seconds * self.fps)):
+
+        def drift(kept):
+            i = kept.setdefault("frame", 0)
             if i == self.stop_at:
                 raise KeyboardInterrupt
-            yield picture.roll(i, -1)
+            kept["frame"] = i + 1
+            return [from_uint8(picture.roll(i, -1))]
+
+        return Rollout(take(Stage("drift", drift), round(seconds * self.fps)), Meter())
 
 
 @pytest.fixture
 def pipeline(tmp_path, monkeypatch) -> DriftingPipeline:
     """The working folder holds `bundle`, `start.png` and `layout.json`; the pipeline is a drifting picture."""
     made = DriftingPipeline()
+    monkeypatch.setattr(machine, "_settled", None)  # what goes on settles it
     module = types.ModuleType("drivesim.generation.pipeline")
     module.DrivingPipeline = made
     monkeypatch.setitem(sys.modules, "drivesim.generation.pipeline", module)
@@ -293,42 +305,203 @@ def test_a_mistake_is_one_line_exit_code_2_and_nothing_written(pipeline, tmp_pat
         assert not pipeline.loaded, "the weights were loaded before the mistake was found"
 
 
-def test_ctrl_c_keeps_what_was_finished(pipeline, capsys):
-    pipeline.stop_at = 20
-    assert generate("seconds=4") == 130
-    assert frames_of("generated.mp4") == 20
-    with open("generated.mp4.json") as file:
-        assert json.load(file)["complete"] is False
+def unbroken(*words: str) -> list[bytes]:
+    """What one run makes under another name: the video and its contact sheet."""
+    assert generate("out=unbroken.mp4", *words) == 0
+    return made_at("unbroken.mp4")
+
+
+def made_at(name: str) -> list[bytes]:
+    return [Path(name).read_bytes(), Path(f"{name}.png").read_bytes()]
+
+
+def test_after_ctrl_c_what_is_finished_plays_and_the_same_command_goes_on_to_the_same_bytes(pipeline, tmp_path, capsys):
+    whole = unbroken("seconds=4", "start=start.png")
+    pipeline.stop_at = 40
+    assert generate("seconds=4", "start=start.png") == 130
+    assert frames_of("generated.partial.mp4") == 32
     shown = capsys.readouterr().err
-    assert "the first 1.25 s (20 frames) are whole in generated.mp4" in shown
-    assert "interrupted; add overwrite=true to make it anew" in shown
+    assert "the first 2.00 s (32 frames) play from generated.partial.mp4" in shown
+    assert "interrupted; run the same command to go on" in shown
     assert "Traceback" not in shown
+    assert not (tmp_path / "generated.mp4").exists()
+    pipeline.stop_at = None
+    assert generate("seconds=4", "start=start.png") == 0
+    assert "going on after 2.00 s" in capsys.readouterr().out
+    assert made_at("generated.mp4") == whole
+    assert {path.name for path in tmp_path.glob("generated*")} == {
+        "generated.mp4", "generated.mp4.json", "generated.mp4.png",
+    }  # fmt: skip
+    one, other = (json.loads(Path(f"{name}.mp4.json").read_text()) for name in ("unbroken", "generated"))
+    assert one.pop("costs").keys() == other.pop("costs").keys() == {"drift", "write"}
+    assert one.pop("options") | {"out": "generated.mp4"} == other.pop("options")
+    assert one == other
 
 
-def test_ctrl_c_before_the_first_frame_leaves_nothing(pipeline, tmp_path, capsys):
-    pipeline.stop_at = 0
+def stop(pipeline, *words: str) -> None:
+    """A run of four seconds that is stopped in its third."""
+    pipeline.stop_at = 40
+    assert generate("seconds=4", *words) == 130
+    pipeline.stop_at = None
+
+
+def test_boxes_are_drawn_where_they_belong_after_going_on(pipeline):
+    words = ["seconds=4", "layout=layout.json", "draw_boxes=true"]
+    whole = unbroken(*words)
+    stop(pipeline, *words)
+    assert generate(*words) == 0
+    assert made_at("generated.mp4") == whole
+
+
+def change_bundle() -> None:
+    told_of("boxes", "night")
+    index = Path("bundle/model_index.json")
+    index.write_text(index.read_text().replace('"sha256": ""', f'"sha256": "{"f" * 64}"'))
+
+
+def change_sampler() -> None:
+    index = {"format": 1, "data": {"slots": 4}, "stages": {}, "sampler": {"keyframe_steps": 3}}
+    Path("bundle/model_index.json").write_text(json.dumps(index))
+
+
+def change_start() -> None:
+    Image.fromarray(np.full((HEIGHT, WIDTH, 3), 98, np.uint8)).save("start.png")
+
+
+def change_layout() -> None:
+    Path("layout.json").write_text(Path("layout.json").read_text().replace("0.1", "0.15"))
+
+
+def cut_partial() -> None:
+    Path("generated.partial.mp4").write_bytes(Path("generated.partial.mp4").read_bytes()[:-1])
+
+
+def damage_checkpoint() -> None:
+    Path("generated.partial.safetensors").write_bytes(b"no tensors")
+
+
+OTHERS = {
+    "seed": (["seed=1"], None, "seed=1 instead of 0"),
+    "length": (["seconds=8"], None, "seconds=8.0 instead of 4.0"),
+    "two": (["seed=1", "night=1"], None, "night=1.0 instead of None, seed=1 instead of 0"),
+    "prompt": (["prompt=a car"], None, "generated.mp4 was begun with something else: "),
+    "bundle": ([], change_bundle, "bundle.image=ffffffffffff instead of None"),
+    "settings of the bundle": ([], change_sampler, "bundle.settings="),
+    "start": ([], change_start, "content of start="),
+    "layout": ([], change_layout, "content of layout="),
+    "video": ([], cut_partial, "generated.partial.mp4 is not what was written of it"),
+    "no video": ([], lambda: os.remove("generated.partial.mp4"), "generated.partial.mp4 is missing"),
+    "checkpoint": ([], damage_checkpoint, "generated.partial.safetensors is damaged"),
+}
+
+
+@pytest.mark.parametrize("case", OTHERS)
+def test_a_video_does_not_go_on_as_another_one(pipeline, capsys, case):
+    words, change, message = OTHERS[case]
+    inputs = ["start=start.png", "layout=layout.json"] if case in ("start", "layout") else []
+    stop(pipeline, *inputs)
+    if change:
+        change()
+    capsys.readouterr()
+    asked = [*(["seconds=4"] if case != "length" else []), *inputs, *words]
+    before = {path: path.read_bytes() for path in Path().glob("generated*")}
+    assert generate(*asked) == 2
+    line = told(capsys)
+    assert message in line
+    assert "overwrite=true" in line
+    assert before == {path: path.read_bytes() for path in Path().glob("generated*")}
+    if case not in ("length", "prompt"):
+        assert generate(*asked, "overwrite=true") == 0
+        assert frames_of("generated.mp4") == 64
+        assert not list(Path().glob("*.partial*"))
+
+
+def test_a_command_that_overwrites_goes_on_as_well(pipeline, capsys):
+    Path("generated.mp4").write_text("of before")
+    stop(pipeline, "overwrite=true")
+    assert Path("generated.mp4").read_text() == "of before"
+    assert generate("seconds=4", "overwrite=true") == 0
+    assert "going on after 2.00 s" in capsys.readouterr().out
+    assert frames_of("generated.mp4") == 64
+
+
+def test_another_software_does_not_go_on(pipeline, capsys, monkeypatch):
+    stop(pipeline)
+    capsys.readouterr()
+    monkeypatch.setattr(checkpoint, "__version__", "0.0.1")
+    assert generate("seconds=4") == 2
+    assert "version of drivesim=0.0.1 instead of" in told(capsys)
+
+
+@pytest.mark.parametrize("killed", ["VideoWriter._finish", "_write_beside", "save_png"])
+def test_a_video_whose_last_files_were_not_written_gets_them(pipeline, monkeypatch, killed):
+    whole = unbroken("seconds=2")
+
+    def interrupt(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(f"drivesim.generation.generate.{killed}", interrupt)
+        assert generate("seconds=2") == 130
+    assert generate("seconds=2") == 0
+    assert made_at("generated.mp4") == whole
+    assert not list(Path().glob("*.partial*"))
+
+
+def test_what_is_computed_with_is_what_a_video_was_begun_with(pipeline):
+    stop(pipeline)
+    found = checkpoint.Checkpoint.read("generated.mp4")
+    replace(found, machine={"bf16": not machine.probe().bf16, "threads": 1}).save("generated.mp4")
+    assert generate("seconds=4") == 0
+    assert machine.probe().bf16 is not found.machine["bf16"]
+
+
+def test_ctrl_c_before_the_first_segment_leaves_nothing(pipeline, tmp_path, capsys):
+    pipeline.stop_at = 12
     assert generate("seconds=4") == 130
     assert "nothing was finished yet" in capsys.readouterr().err
     assert not list(tmp_path.glob("generated*"))
 
 
-@pytest.mark.parametrize("kind", [OSError, av.error.OSError])
-def test_a_full_disk_is_one_line_exit_code_2_and_no_video_under_its_name(pipeline, tmp_path, capsys, monkeypatch, kind):
-    class FullContainer:
-        def __init__(self, *args, **kwargs):
-            self.container = av.open(*args, **kwargs)
-            self.add_stream = self.container.add_stream
-            self.close = self.container.close
+@pytest.mark.parametrize("full", ["video", "checkpoint", "index"])
+def test_a_full_disk_is_one_line_and_the_same_command_goes_on_when_there_is_room(pipeline, capsys, monkeypatch, full):
+    whole = unbroken("seconds=4")
+    capsys.readouterr()
+    calls = count()
+    open_file, write_bytes = builtins.open, Path.write_bytes
 
-        def mux(self, packets):
-            raise kind(errno.ENOSPC, "No space left on device", "generated.partial.mp4")
+    class Full(io.FileIO):
+        def write(self, content):
+            if next(calls) == 2:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return super().write(content)
 
-    monkeypatch.setattr(writer, "av", types.SimpleNamespace(open=FullContainer, VideoFrame=av.VideoFrame))
-    assert generate("seconds=4") == 2
-    shown = capsys.readouterr().err
-    assert "drivesim: disk full while writing generated.mp4" in shown
-    assert "Traceback" not in shown
-    assert {path.name for path in tmp_path.glob("generated*")} <= {"generated.partial.mp4"}
+    def write_none(path, content):
+        if path.suffix == ".safetensors" and next(calls) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        return write_bytes(path, content)
+
+    def open_full(path, mode="r", **options):
+        return Full(path, mode) if str(path) == "generated.partial.mp4" and "a" in mode else open_file(path, mode)
+
+    def index(source, target):
+        raise OSError(errno.ENOSPC, "No space left on device", str(target))
+
+    with monkeypatch.context() as patch:
+        if full == "video":
+            patch.setattr(writer, "open", open_full, raising=False)
+        elif full == "checkpoint":
+            patch.setattr(Path, "write_bytes", write_none)
+        else:
+            patch.setattr(writer, "_index", index)
+        assert generate("seconds=4") == 2
+    shown = [line for line in capsys.readouterr().err.splitlines() if line.startswith("drivesim: disk full")]
+    assert len(shown) == 1
+    assert "free some room and run" in shown[0]
+    assert frames_of("generated.partial.mp4") == {"video": 32, "checkpoint": 48, "index": 64}[full]
+    assert not Path("generated.mp4").exists()
+    assert generate("seconds=4") == 0
+    assert made_at("generated.mp4") == whole
 
 
 def test_overwrite_replaces_all_three_files(pipeline, tmp_path):

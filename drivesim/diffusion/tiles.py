@@ -110,13 +110,13 @@ class Stitch:
         if not 0 <= overlap < portion:
             raise UserError(f"upsample_portion_overlap={overlap}, expected 0 to less than upsample_portion={portion}")
         self.overlap = overlap
-        self._before: list[Tensor] = []
+        self.before: list[Tensor] = []  # [B, overlap, C, h, w] a step, of the portion before
 
     def join(self, denoise: Denoise) -> Denoise:
         """`denoise` for the next portion; its calls must come in the order of those for the portion before."""
         if not self.overlap:
             return denoise
-        before, self._before = iter(self._before), []
+        before, self.before = iter(self.before), []
         fade = (torch.arange(self.overlap) + 1) / (self.overlap + 1)  # from the portion before to this one
 
         def joined(x: Tensor, timestep: Tensor) -> Tensor:
@@ -124,7 +124,7 @@ class Stitch:
             if (old := next(before, None)) is not None:
                 weight = fade.to(made)[:, None, None, None]
                 made = torch.cat([torch.lerp(old, made[:, : self.overlap], weight), made[:, self.overlap :]], 1)
-            self._before.append(made[:, -self.overlap :].clone())
+            self.before.append(made[:, -self.overlap :].clone())
             return made
 
         return joined

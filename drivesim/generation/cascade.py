@@ -1,11 +1,12 @@
 """The cascade as iterators: keyframes -> x4 -> x4 -> decode -> upsample. Nothing grows with the length of the video.
 
-Every iterator takes and yields single frames. Final frame i is keyframe i / 16 where that is whole; between keyframes
-k and k + 1 the first interpolation puts frames 16k + 4, + 8, + 12, the second the rest, so windows share their ends and
-no frame comes twice or is missing (paper, section 3.3: T frames become 4·(T - 1) + 1).
+Every iterator takes and yields single frames, and can be stopped between any two (generation/stage.py). Final frame i
+is keyframe i / 16 where that is whole; between keyframes k and k + 1 the first interpolation puts frames 16k + 4, + 8,
++ 12, the second the rest, so windows share their ends and no frame comes twice or is missing (paper, section 3.3: T
+frames become 4·(T - 1) + 1).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
@@ -25,6 +26,7 @@ from drivesim.generation.samplers import (
     sample_window,
     upsampling_noise,
 )
+from drivesim.generation.stage import Kept, Stage
 from drivesim.machine import probe
 from drivesim.models.autoencoder import Autoencoder
 from drivesim.models.denoiser import Denoiser
@@ -51,26 +53,30 @@ def keyframes(
     denoiser: Denoiser,
     schedule: ScheduleConfig,
     task: Predict,
-    start: Tensor,
+    start: Tensor | Callable[[], Tensor],
     layout_at: LayoutAt,
     spacing: int,
     seed: int,
     config: SamplerConfig,
-) -> Iterator[Tensor]:
+) -> Stage:
     """Endless keyframes [C, h, w] after the start frames [S, C, h, w], S 1 or 2, which are yielded first but for the
-    older of two: that one only tells how things move.
+    older of two: that one only tells how things move. A start that is still to be made is made when it is needed.
 
     Autoregressive as in the paper: after the first window, two context frames, the last ones made (section 3.2). Only
     the first window starts from what is carried: from windows on windows the start would only be stretched further.
     """
-    yield start[-1]
-    context, position = start[-2:], 0  # position: key index of the newest context frame
-    for window in range(2**31):
+
+    def window(kept: Kept) -> Sequence[Tensor]:
+        if not kept:
+            first = start() if callable(start) else start
+            kept.update(context=first[-2:], position=0, window=0)  # position: key index of the newest context frame
+            return first[-1:].unbind()
+        context, number = kept["context"], kept["window"]
         known = task.known(torch.tensor([len(context)]))
-        keys = position - (len(context) - 1) + torch.arange(task.frames)
+        keys = kept["position"] - (len(context) - 1) + torch.arange(task.frames)
         layout = layout_at(keys * spacing)
         latents = torch.cat([context, context.new_zeros(task.frames - len(context), *context.shape[1:])])[None]
-        noise = window_noise(tuple(latents.shape), seed, KEYS, window)
+        noise = window_noise(tuple(latents.shape), seed, KEYS, number)
         made = sample_window(
             denoiser,
             schedule,
@@ -81,11 +87,12 @@ def keyframes(
             config.keyframe_steps,
             config,
             guidance=True,
-            strength=config.keyframe_strength if window == 0 else 1.0,
+            strength=config.keyframe_strength if number == 0 else 1.0,
         )[0]
-        yield from made[len(context) :]
-        position = int(keys[-1])
-        context = made[-2:]
+        kept.update(context=made[-2:], position=int(keys[-1]), window=number + 1)
+        return made[len(context) :].unbind()
+
+    return Stage("keyframes", window)
 
 
 def interpolate(
@@ -100,7 +107,7 @@ def interpolate(
     config: SamplerConfig,
     batch: int = 4,
     caption: str = "",
-) -> Iterator[Tensor]:
+) -> Stage:
     """`factor` - 1 frames between each two, in windows of `task.keys` that share their ends; `spacing` final frames
     lie between the frames that come in. About `batch` pairs are made at once, which is only a matter of speed: noise
     belongs to a window. The caption is for a denoiser that reads.
@@ -110,10 +117,14 @@ def interpolate(
     steps = task.keys - 1  # pairs a window
     at_once = max(batch // steps, 1)
     config = replace(config, context_guidance=config.interpolate_guidance, layout_guidance=1.0, text_guidance=1.0)
-    last = next(frames)
-    window = 0
-    yield last
-    while given := list(islice(frames, at_once * steps)):
+
+    def windows(kept: Kept) -> Sequence[Tensor]:
+        if not kept:
+            kept.update(last=next(frames), window=0)
+            return [kept["last"]]
+        if not (given := list(islice(frames, at_once * steps))):
+            return ()
+        last, window = kept["last"], kept["window"]
         task.frames_of(1 + window * steps + len(given))  # refuses a part of a window
         keys = torch.stack([last, *given])
         count = len(given) // steps
@@ -138,12 +149,13 @@ def interpolate(
             strength=config.interpolate_strength,
             captions=[caption] * count,
         )
-        yield from made[:, 1:].flatten(0, 1)
-        last, window = given[-1], window + count
+        kept.update(last=given[-1], window=window + count)
+        return made[:, 1:].flatten(0, 1).unbind()
+
+    return Stage(f"interpolate {level + 1}", windows, frames)
 
 
-@torch.no_grad()
-def decode(autoencoder: Autoencoder, latents: Iterator[Tensor], window: int = 0) -> Iterator[Tensor]:
+def decode(autoencoder: Autoencoder, latents: Iterator[Tensor], window: int = 0) -> Stage:
     """Pixels [3, H, W] of latents. The temporal decoder sees windows of frames that overlap, of which each window keeps
     the half it sees both sides of: with aligned neighbours alone no border between windows shows, with layers that see
     all of a window each frame at least sees a quarter of it to each side.
@@ -153,15 +165,25 @@ def decode(autoencoder: Autoencoder, latents: Iterator[Tensor], window: int = 0)
     layers = autoencoder.temporal
     window = window or (layers.window if layers else WINDOW)
     overlap = layers.overlap(window) if layers else 0
-    chunk, done = list(islice(latents, window)), 0  # done: frames at its start that the chunk before has yielded
-    while len(chunk) > done:
+
+    @torch.no_grad()
+    def decoded(kept: Kept) -> Sequence[Tensor]:
+        before = [*kept.get("before", ())]  # frames of the window before, which has shown the first half of them
+        chunk, done = [*before, *islice(latents, window - len(before))], len(before) // 2
+        if len(chunk) <= done:
+            return ()
+        stage.meter.evaluations += 1  # it watches denoisers
         with probe().autocast():
             video = autoencoder.decode(torch.stack(chunk), len(chunk)).float()
+        kept.clear()
         if len(chunk) < window:  # the last one, kept to its end
-            yield from video[done:]
-            return
-        yield from video[done : window - overlap // 2]
-        chunk, done = [*chunk[window - overlap :], *islice(latents, window - overlap)], overlap // 2
+            return video[done:].unbind()
+        if overlap:
+            kept["before"] = torch.stack(chunk[window - overlap :])
+        return video[done : window - overlap // 2].unbind()
+
+    stage = Stage("decode", decoded, latents)
+    return stage
 
 
 def upsample(
@@ -171,21 +193,30 @@ def upsample(
     frames: Iterator[Tensor],
     seed: int,
     config: SamplerConfig,
-) -> Iterator[Tensor]:
+) -> Stage:
     """Full-resolution frames [3, H, W] of low-resolution ones, in portions of 8 frames (paper, section 3.4), of which
     each may share some with the next. Noise belongs to a frame."""
     portion, overlap = config.upsample_portion, config.upsample_portion_overlap
     stitch, noises = Stitch(portion, overlap), FrameNoise(denoiser, task, seed, portion)
-    chunk, first = list(islice(frames, portion)), 0
-    while chunk:
-        low = torch.stack(chunk)[None]
-        noise = noises.of(first, low)
-        made = sample_upsampled(denoiser, schedule, task, low, *noise, config, stitch)[0]
-        yield from made[: portion - overlap]
-        more = list(islice(frames, portion - overlap))
+
+    def portions(kept: Kept) -> Sequence[Tensor]:
+        shared = [*kept.get("shared", ())]  # low-resolution frames of the portion before
+        more = list(islice(frames, portion - len(shared)))
         if not more:  # then nothing comes that shares the rest
-            yield from made[portion - overlap :]
-        chunk, first = (chunk[portion - overlap :] + more if more else []), first + portion - overlap
+            rest = kept.get("rest", torch.zeros(0))
+            kept.clear()
+            return rest.unbind()
+        low, first = torch.stack([*shared, *more])[None], kept.get("first", 0)
+        noise = noises.of(first, low)
+        stitch.before = [*kept.get("predictions", ())]
+        made = sample_upsampled(denoiser, schedule, task, low, *noise, config, stitch)[0]
+        kept.update(first=first + portion - overlap)
+        if overlap:
+            kept.update(shared=low[0, portion - overlap :], rest=made[portion - overlap :])
+            kept.update(predictions=torch.stack(stitch.before))
+        return made[: portion - overlap].unbind()
+
+    return Stage("upsample", portions, frames)
 
 
 @dataclass
@@ -212,7 +243,10 @@ class FrameNoise:
         return upsampling_noise(self.denoiser, self.task, shape, self.seed, UPSAMPLE, number)
 
 
-def enlarge(task: Upsample, frames: Iterator[Tensor]) -> Iterator[Tensor]:
+def enlarge(task: Upsample, frames: Iterator[Tensor]) -> Stage:
     """Bicubic enlargement: the baseline of the upsampler."""
-    for frame in frames:
-        yield task.enlarge(frame[None, None])[0, 0].clamp(-1, 1)
+
+    def one(kept: Kept) -> Sequence[Tensor]:
+        return [task.enlarge(frame[None, None])[0, 0].clamp(-1, 1) for frame in islice(frames, 1)]
+
+    return Stage("upsample", one, frames)

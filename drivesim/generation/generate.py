@@ -23,11 +23,13 @@ from drivesim.config import option, parse
 from drivesim.data.schema import WEATHERS
 from drivesim.errors import UserError
 from drivesim.files import atomic_path, check_output, refuse_existing
+from drivesim.generation import costs
+from drivesim.generation.checkpoint import Checkpoint, Keeper, checkpoint_path, content, going_on, settings
 from drivesim.generation.draw import contact_sheet, draw_layout, save_png
 from drivesim.generation.layout_file import TimedLayout, read_layout
 from drivesim.generation.start import load_start, read_start
 from drivesim.generation.writer import VideoWriter
-from drivesim.machine import return_freed_memory
+from drivesim.machine import probe, return_freed_memory, settle
 from drivesim.models.conditions import CONDITIONS, USUAL, check_known
 
 if TYPE_CHECKING:
@@ -55,7 +57,10 @@ SHEET_FRAMES, SHEET_COLUMNS, SHEET_WIDTH = 12, 4, 384  # a sheet that fits a scr
 @dataclass
 class GenerateConfig:
     """Generate a driving video; or, with a prompt, a video of what it says. Beside OUT come OUT.json (how it was made)
-    and OUT.png (a contact sheet)."""
+    and OUT.png (a contact sheet).
+
+    A driving video that is stopped, even by kill -9, goes on when the same command is given again, and becomes the same
+    file; what is finished of it plays from OUT.partial.mp4 at any moment."""
 
     bundle: str = option(help="folder of trained stages, made by `drivesim train`")
     start: str = option("none", "picture, video or stored clip (STORE:CLIP) to start from, or none")
@@ -70,7 +75,7 @@ class GenerateConfig:
     turn: float | None = option(None, "degrees a second that the car turns to the right; overrides the layout")
     seconds: float = option(4.0, "length, up to 24 h")
     out: str = option("generated.mp4", "video to write, .mp4")
-    overwrite: bool = option(False, "replace files that exist")
+    overwrite: bool = option(False, "replace files that exist, and a video that was begun with something else")
     seed: int = option(0, "the same seed gives the same video")
     upsampler: str = option("diffusion", f"one of {', '.join(UPSAMPLERS)}")
     sampler: str | None = option(None, f"one of {', '.join(SAMPLERS)}; this and what follows: the default if not given")
@@ -123,6 +128,9 @@ def main(argv: Sequence[str]) -> None:
     """
     config = parse(GenerateConfig, argv, "drivesim generate")
     timed = check(config)
+    begun = going_on(config.out, settings(asdict(config), Bundle(Path(config.bundle))), config.overwrite)
+    if begun is not None:
+        settle(**begun.machine)
     return_freed_memory()
     if config.prompt is not None:
         return generate_text(config)
@@ -228,9 +236,13 @@ def generate(config: GenerateConfig, pipeline: "DrivingPipeline", start: Tensor 
         raise UserError(f"seconds={config.seconds:g} is less than one frame at {fps:g} fps; ask for more")
     working = config.upsampler == "none"
     height, width = (pipeline.low_height, pipeline.low_width) if working else (pipeline.height, pipeline.width)
+    made_of = settings(asdict(config), Bundle(Path(config.bundle)))
+    made_of["content of start"] = None if start is None else content({"start": start})
+    made_of["content of layout"] = None if layout is None else content(vars(layout))
     video = pipeline(start=start, layout=layout, seconds=config.seconds, seed=config.seed, upsampler=config.upsampler)
+    keeper = Keeper(config.out, video, made_of, config.overwrite)
     told = f"start {config.start}, layout {config.layout}"
-    write(config, video, frames, fps, height, width, told, layout if config.draw_boxes else None)
+    write(config, video, frames, fps, height, width, told, layout if config.draw_boxes else None, keeper)
 
 
 def write(
@@ -242,32 +254,58 @@ def write(
     width: int,
     told: str,
     drawn: Layout | None = None,
+    keeper: Keeper | None = None,
 ) -> None:
     """Stream frames uint8 [3, height, width] to `config.out`, with the boxes of `drawn` on them; then what belongs
-    beside it. After Ctrl-C the finished part is kept."""
-    out = Path(config.out)
+    beside it.
+
+    keeper  of a video that can go on, saves after every segment how far it has come. Without one the finished part is
+            kept after Ctrl-C, and the same command begins anew
+    """
+    out, begun = Path(config.out), keeper.begun if keeper else None
+    done, sheet = (begun.written.frames, dict(begun.sheet)) if begun else (0, {})
     print(f"{out}: {frames} frames, {frames / fps:.2f} s at {fps:g} fps, {height}x{width}")
     print(f"bundle {config.bundle}, {told}, seed {config.seed}")
+    if done:
+        print(f"{out}: going on after {done / fps:.2f} s")
 
-    sheet: dict[int, np.ndarray] = {}
     wanted = set(np.linspace(0, frames - 1, min(SHEET_FRAMES, frames)).round().astype(int).tolist())
-    begun, writer = time.perf_counter(), VideoWriter(out, fps, height, width, overwrite=config.overwrite)
-    pictures = tqdm(_pictures(video, drawn), "generate", frames, unit="frame")
+    replacing = config.overwrite or (begun is not None and begun.complete)
+    writer = VideoWriter(out, fps, height, width, overwrite=replacing, begun=begun.written if begun else None)
+    pictures = tqdm(_pictures(video, drawn, done), "generate", frames, initial=done, unit="frame")
+    began = time.perf_counter()
     try:
         with writer, pictures:
-            for i, picture in enumerate(pictures):
+            if not done:
+                checkpoint_path(out).unlink(missing_ok=True)  # of another video, which is replaced
+            for i, picture in enumerate(pictures, done):
                 writer.write(picture)
                 if i in wanted:
                     sheet[i] = _small(picture)
+                if keeper and writer.written.frames == i + 1:
+                    keeper.save(writer.written, sheet)
+            if keeper:
+                writer.flush()
+                keeper.save(writer.written, sheet, complete=True)
+                _write_beside(config, writer, sheet, complete=True, spent=keeper.costs)
     except KeyboardInterrupt as interrupt:
-        then = "add overwrite=true to make it anew" if writer.kept else "nothing was finished yet"
-        raise KeyboardInterrupt(f"interrupted; {then}") from interrupt
+        raise KeyboardInterrupt(_interrupted(writer)) from interrupt
     finally:
-        if writer.kept:
+        if writer.kept and not keeper:
             _write_beside(config, writer, sheet, complete=writer.frames == frames)
-    wall = time.perf_counter() - begun
-    speed = f"{writer.seconds / wall:.3g} x real time"
-    print(f"{out}: {writer.seconds:.2f} s of video in {wall:.1f} s ({speed}), peak memory {peak_memory()}")
+    wall, made = time.perf_counter() - began, (frames - done) / fps
+    speed = f"{made / wall:.3g} x real time"
+    print(f"{out}: {made:.2f} s of video in {wall:.1f} s ({speed}), peak memory {peak_memory()}")
+    if keeper:
+        checkpoint_path(out).unlink()
+        print(costs.table(keeper.costs, frames / fps))
+
+
+def _interrupted(writer: VideoWriter) -> str:
+    if not writer.written.frames:
+        return "interrupted; nothing was finished yet"
+    again = "run the same command to go on" if writer.resumable else "add overwrite=true to make it anew"
+    return f"interrupted; {again}"
 
 
 def beside(out: Path | str, suffix: str) -> Path:
@@ -320,9 +358,11 @@ def _conditions(bundle: Bundle) -> Sequence[str]:
 
 
 def _check_out(config: GenerateConfig) -> None:
-    out = check_output(config.out, ".mp4", config.overwrite)
+    begun = None if config.overwrite else Checkpoint.read(config.out)
+    replacing = config.overwrite or (begun is not None and begun.complete)  # then these are the files of this video
+    out = check_output(config.out, ".mp4", replacing)
     for path in (beside(out, ".json"), *([beside(out, ".png")] if config.contact_sheet else [])):
-        refuse_existing(path, config.overwrite)
+        refuse_existing(path, replacing)
 
 
 def _layout(config: GenerateConfig, timed: TimedLayout | None, pipeline: "DrivingPipeline") -> Layout | None:
@@ -349,9 +389,9 @@ def _layout(config: GenerateConfig, timed: TimedLayout | None, pipeline: "Drivin
     return replace(layout, **given)
 
 
-def _pictures(frames: Iterator[Tensor], drawn: Layout | None) -> Iterator[np.ndarray]:
-    """Frames uint8 [3, H, W] as arrays [H, W, 3], with the boxes of `drawn` on them."""
-    for i, frame in enumerate(frames):
+def _pictures(frames: Iterator[Tensor], drawn: Layout | None, first: int = 0) -> Iterator[np.ndarray]:
+    """Frames uint8 [3, H, W], the first of this number, as arrays [H, W, 3], with the boxes of `drawn` on them."""
+    for i, frame in enumerate(frames, first):
         picture = frame.permute(1, 2, 0).cpu().numpy()
         yield picture if drawn is None else draw_layout(picture, drawn[min(i, drawn.num_frames - 1)])
 
@@ -363,7 +403,13 @@ def _small(picture: np.ndarray) -> np.ndarray:
     return cv2.resize(picture, (round(width * scale), round(height * scale)), interpolation=cv2.INTER_AREA)
 
 
-def _write_beside(config: GenerateConfig, writer: VideoWriter, sheet: dict[int, np.ndarray], complete: bool) -> None:
+def _write_beside(
+    config: GenerateConfig,
+    writer: VideoWriter,
+    sheet: dict[int, np.ndarray],
+    complete: bool,
+    spent: dict[str, costs.Cost] | None = None,
+) -> None:
     """OUT.json, what made the video and is enough to make it again, and OUT.png."""
     record: dict[str, Any] = {
         "drivesim": __version__,
@@ -374,7 +420,10 @@ def _write_beside(config: GenerateConfig, writer: VideoWriter, sheet: dict[int, 
         "height": writer.height,
         "width": writer.width,
         "complete": complete,
+        "machine": {"device": probe().device, "precision": probe().precision, "threads": probe().threads},
     }
+    if spent is not None:
+        record["costs"] = costs.record(spent)
     with atomic_path(beside(config.out, ".json")) as temporary:
         temporary.write_text(json.dumps(record, indent=2) + "\n")
     if config.contact_sheet:

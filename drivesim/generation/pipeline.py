@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from pathlib import Path
 
 import torch
@@ -10,13 +9,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from drivesim.bundle import Bundle
-from drivesim.clip import SPEED_MPS, Layout, to_uint8
+from drivesim.clip import SPEED_MPS, Layout
 from drivesim.diffusion.schedule import ScheduleConfig
 from drivesim.diffusion.tasks import Interpolate, Predict
 from drivesim.diffusion.upsample import Upsample
 from drivesim.errors import UserError
 from drivesim.generation import cascade
+from drivesim.generation.costs import Meter
 from drivesim.generation.samplers import SamplerConfig, check_upsampling
+from drivesim.generation.stage import Rollout, Stage, take
 from drivesim.machine import probe
 from drivesim.models.autoencoder import Autoencoder
 from drivesim.models.denoiser import Denoiser
@@ -53,6 +54,10 @@ class DrivingPipeline:
     def __post_init__(self) -> None:
         for video in (self.keyframes, self.interpolator):
             video.carry_by(self.autoencoder)
+        self.meter = Meter()
+        for denoiser in (self.image, self.keyframes, self.interpolator, self.upsampler):
+            if denoiser is not None:
+                self.meter.watch(denoiser)
 
     @classmethod
     def from_pretrained(
@@ -138,8 +143,9 @@ class DrivingPipeline:
 
     def __call__(
         self, *, start: Tensor | None, layout: Layout | None, seconds: float, seed: int, upsampler: str = "diffusion"
-    ) -> Iterator[Tensor]:
-        """Frames uint8 [3, H, W], one by one, in memory that does not depend on how many.
+    ) -> Rollout:
+        """Frames uint8 [3, H, W], one by one, in memory that does not depend on how many. They can be stopped between
+        any two and go on in another process (`Rollout.state`, `restore`).
 
         start      [S, 3, H, W] in [-1, 1]: one first frame, or two that are 1 / key_fps seconds apart (the newer is
                    the first frame of the video); None: the image LDM makes the first frame
@@ -149,17 +155,14 @@ class DrivingPipeline:
         raises     UserError for a sampler that cannot do what `config` asks
         """
         self.config.check(self.schedule)
-        frames = round(seconds * self.fps)
-        low = self.low_resolution(start, layout, seed)
-        if upsampler == "none":
-            full = low
-        elif upsampler == "bicubic":
-            full = cascade.enlarge(self.upsample, low)
-        else:
-            full = self.upsampled(islice(low, frames), seed)
-        return (to_uint8(frame).cpu() for frame in islice(full, frames))
+        full = take(self.low_resolution(start, layout, seed), round(seconds * self.fps))
+        if upsampler == "bicubic":
+            full = cascade.enlarge(self.upsample, full)
+        elif upsampler == "diffusion":
+            full = self.upsampled(full, seed)
+        return Rollout(full, self.meter)
 
-    def upsampled(self, low: Iterator[Tensor], seed: int) -> Iterator[Tensor]:
+    def upsampled(self, low: Iterator[Tensor], seed: int) -> Stage:
         """Frames [3, H, W] in [-1, 1] of low-resolution ones. raises UserError, before the first, if it cannot be"""
         if self.upsampler is None:
             raise UserError("this pipeline was loaded without its upsampler; use upsampler=bicubic")
@@ -167,7 +170,7 @@ class DrivingPipeline:
         schedule = self.upsample_schedule or self.schedule
         return cascade.upsample(self.upsampler, schedule, self.upsample, low, seed, self.config)
 
-    def low_resolution(self, start: Tensor | None, layout: Layout | None, seed: int) -> Iterator[Tensor]:
+    def low_resolution(self, start: Tensor | None, layout: Layout | None, seed: int) -> Stage:
         """Endless frames [3, h, w] in [-1, 1] at the working resolution and the full rate."""
         at = self.layout_at(layout)
         coarse = self.coarse_latents(start, layout, seed)
@@ -184,14 +187,14 @@ class DrivingPipeline:
         )
         return cascade.decode(self.autoencoder, fine)
 
-    def coarse_latents(self, start: Tensor | None, layout: Layout | None, seed: int) -> Iterator[Tensor]:
+    def coarse_latents(self, start: Tensor | None, layout: Layout | None, seed: int) -> Stage:
         """Endless latents [C, h, w] after the first interpolation, at fps / factor."""
         at = self.layout_at(layout)
         keys = cascade.keyframes(
             self.keyframes,
             self.schedule,
             self.predict,
-            self.start_latents(start, at, seed),
+            lambda: self.start_latents(start, at, seed),
             at,
             self.spacing,
             seed,

@@ -1,24 +1,37 @@
-"""Streaming H.264: frames go in one by one, and what has gone in can be played at any moment."""
+"""Streaming H.264: frames go in one by one, what has gone in can be played at any moment, and a killed video goes on.
+
+A video that was stopped and goes on at the end of a segment (generation/segment.py) is the same, byte for byte, as one
+that was not.
+"""
 
 import errno
+import fcntl
+import hashlib
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
-from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, Interpolation
 from torch import Tensor
 
 from drivesim.errors import UserError
 from drivesim.files import atomic_path, refuse_existing
+from drivesim.generation.segment import Segment, segment_frames
 
-# A fragment is flushed at every key frame: a killed run loses a second or two, and playing it needs no index.
-FRAGMENTED = {"movflags": "frag_keyframe+delay_moov+default_base_moof", "flush_packets": "1"}
 INDEXED = {"movflags": "faststart"}
+
+
+@dataclass(frozen=True)
+class Written:
+    """What of a video is on disk, whole, at the end of a segment: frames, bytes, and the SHA-256 of these bytes."""
+
+    frames: int = 0
+    size: int = 0
+    sha256: str = hashlib.sha256().hexdigest()
 
 
 class VideoWriter:
@@ -30,9 +43,12 @@ class VideoWriter:
     crf            x264's constant rate factor: 0 lossless, 18 visually lossless, 51 worst
     keep_partial   after Ctrl-C or an error inside the block, keep what was finished under `path`, with a line saying
                    how much; False drops it
+    begun          what an earlier writer of the same video had `written`, to go on from there; `Written()` begins one
+                   that can go on: after an error its finished segments stay under their partial name. None: it cannot
 
     Memory does not grow with the length. When the disk is full the finished part stays under its partial name only.
-    raises  UserError for odd sizes, an existing `path` without `overwrite`, or a full disk
+    raises  UserError for odd sizes, an existing `path` without `overwrite`, or a full disk; on entering the block, if
+            another process writes the same video, or the partial video is not the one that was `begun`
     """
 
     def __init__(
@@ -44,6 +60,7 @@ class VideoWriter:
         crf: int = 18,
         overwrite: bool = False,
         keep_partial: bool = True,
+        begun: Written | None = None,
     ) -> None:
         if height % 2 or width % 2:
             raise UserError(f"video of {height}x{width} pixels: yuv420p needs an even height and width")
@@ -51,9 +68,12 @@ class VideoWriter:
         self.partial = partial_path(self.path)
         self.rate = Fraction(fps).limit_denominator(1001)
         self.height, self.width, self.crf, self.keep_partial = height, width, crf, keep_partial
-        self.frames = 0
+        self.resumable = begun is not None
+        self.written = begun or Written()
+        self.frames = self.written.frames
         self.kept = False  # something is under `path`: the whole video, or after an error its first part
         self._disk_full = False
+        self._segment: Segment | None = None
 
     @property
     def seconds(self) -> float:
@@ -62,19 +82,22 @@ class VideoWriter:
 
     def __enter__(self) -> "VideoWriter":
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._container = av.open(str(self.partial), "w", format="mp4", options=FRAGMENTED)
-        options = {"crf": str(self.crf), "g": str(max(1, round(self.rate)))}
-        self._stream = self._container.add_stream("libx264", rate=self.rate, options=options)
-        self._stream.width, self._stream.height, self._stream.pix_fmt = self.width, self.height, "yuv420p"
-        codec = self._stream.codec_context
-        codec.time_base = 1 / self.rate
-        # Untagged video is guessed by size (BT.601 when small), so every player must be told.
-        codec.colorspace, codec.color_range = Colorspace.ITU709, ColorRange.MPEG
-        codec.color_primaries, codec.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
+        self._file = open(self.partial, "ab", buffering=0)
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # let go by the system when its holder dies
+            self._hash = hash_written(self.partial, self.written)
+            self._file.truncate(self.written.size)
+        except BlockingIOError as error:
+            self._file.close()
+            raise UserError(f"another process is writing {self.path}; wait for it or choose another out") from error
+        except UserError:
+            self._file.close()
+            raise
         return self
 
     def write(self, frame: Tensor | np.ndarray) -> None:
-        """Append one frame: a uint8 tensor [3, H, W] or array [H, W, 3], RGB.
+        """Append one frame: a uint8 tensor [3, H, W] or array [H, W, 3], RGB. At the end of every segment all frames
+        so far are on disk, which `written` then says.
 
         raises  ValueError for another shape or type, UserError when the disk is full
         """
@@ -83,58 +106,85 @@ class VideoWriter:
             raise ValueError(
                 f"frame of shape {tuple(frame.shape)}, {frame.dtype}; expected uint8 of {self.height}x{self.width}"
             )
-        rgb = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
-        yuv = rgb.reformat(
-            format="yuv420p",
-            src_colorspace=Colorspace.ITU709,
-            dst_colorspace=Colorspace.ITU709,
-            src_color_range=ColorRange.JPEG,
-            dst_color_range=ColorRange.MPEG,
-            interpolation=Interpolation.AREA | Interpolation.ACCURATE_RND,
-        )
-        yuv.pts, yuv.time_base = self.frames, 1 / self.rate
-        with self._telling_disk_full():
-            self._container.mux(self._stream.encode(yuv))
+        if self._segment is None:
+            self._segment = Segment(self.rate, self.height, self.width, self.crf, self.frames)
+        self._segment.encode(picture)
         self.frames += 1
+        if self.frames % segment_frames(self.rate) == 0:
+            self.flush()
 
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
-        """Close the video; move it to its name when it is whole, or when the part of it is to be kept."""
-        if self._disk_full:
-            with suppress(OSError):
-                self._container.close()
+    def flush(self) -> None:
+        """End the segment here, as at the end of the video. raises UserError when the disk is full"""
+        if self._segment is None:
             return
-        with self._telling_disk_full():
-            self._container.mux(self._stream.encode(None))
-            self._container.close()
-            _check_whole(self.partial, self.frames)
-        if self.frames and (error is None or self.keep_partial):
-            self._finish()
-        self.partial.unlink(missing_ok=True)
-        if error is not None and self.kept:
-            kept = f"{self.seconds:.2f} s ({self.frames} frames)"
-            print(f"drivesim: stopped early; the first {kept} are whole in {self.path}", file=sys.stderr)
+        header, fragment = self._segment.finish()
+        self._segment = None
+        self._append(fragment if self.written.size else header + fragment)
 
-    @contextmanager
-    def _telling_disk_full(self) -> Iterator[None]:
+    def _append(self, content: bytes) -> None:
         try:
-            yield
+            left = memoryview(content)
+            while left:
+                left = left[self._file.write(left) :]
+            os.fsync(self._file.fileno())  # what a checkpoint says is there has to be, after a power cut too
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
             self._disk_full = True
+            self._file.truncate(self.written.size)  # a part of a segment helps nobody
+            again = "run the same command to go on" if self.resumable else "run again"
             raise UserError(
-                f"disk full while writing {self.path} after {self.seconds:.1f} s of video; "
-                f"the finished part plays from {self.partial}; free some room and run again"
+                f"disk full while writing {self.path} after {float(self.written.frames / self.rate):.1f} s of video; "
+                f"the finished part plays from {self.partial}; free some room and {again}"
             ) from error
+        self._hash.update(content)
+        self.written = Written(self.frames, self.written.size + len(content), self._hash.hexdigest())
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
+        """Close the video; move it to its name when it is whole, or when the part of it is to be kept."""
+        with self._file:
+            if not self._disk_full and (error is None or not self.resumable):
+                self.flush()
+                if self.frames and (error is None or self.keep_partial):
+                    self._finish()
+        if self.kept or not self.written.frames or not (self.resumable or self._disk_full):
+            self.partial.unlink(missing_ok=True)
+        if error is not None and self.kept:
+            kept = f"{self.seconds:.2f} s ({self.frames} frames)"
+            print(f"drivesim: stopped early; the first {kept} are whole in {self.path}", file=sys.stderr)
+        elif error is not None and self.resumable and self.written.frames and not self._disk_full:
+            kept = f"{float(self.written.frames / self.rate):.2f} s ({self.written.frames} frames)"
+            print(f"drivesim: stopped early; the first {kept} play from {self.partial}", file=sys.stderr)
 
     def _finish(self) -> None:
         try:
             with atomic_path(self.path) as temporary:
                 _index(self.partial, temporary)
                 _check_whole(temporary, self.frames)
-        except UserError:  # no room for the second copy: the fragmented file is as whole, and only slower to seek in
+        except UserError:
+            if self.resumable:
+                raise
+            # No room for the second copy: the fragmented file is as whole, and only slower to seek in.
             os.replace(self.partial, self.path)
         self.kept = True
+
+
+def hash_written(path: Path, written: Written) -> "hashlib._Hash":
+    """SHA-256 of the first bytes of a partial video, to be updated with those that follow.
+
+    raises  UserError unless they are what was `written`
+    """
+    found, left = hashlib.sha256(), written.size
+    with open(path, "rb") as file:
+        while left and (part := file.read(min(left, 1 << 20))):
+            found.update(part)
+            left -= len(part)
+    if found.hexdigest() != written.sha256:
+        raise UserError(
+            f"{path} is not what was written of it, {float(written.size / 2**20):.1f} MiB; "
+            "add overwrite=true to begin anew"
+        )
+    return found
 
 
 def partial_path(path: Path | str) -> Path:

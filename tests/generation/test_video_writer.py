@@ -1,4 +1,5 @@
 import errno
+from contextlib import suppress
 from fractions import Fraction
 
 import av
@@ -7,7 +8,8 @@ import pytest
 import torch
 
 from drivesim.errors import UserError
-from drivesim.generation.writer import VideoWriter, partial_path
+from drivesim.generation import writer as writer_module
+from drivesim.generation.writer import VideoWriter, Written, partial_path
 
 COLOURS = [
     (255, 0, 0),
@@ -81,11 +83,11 @@ def test_the_finished_file_has_its_index_first_and_leaves_nothing_beside_it(tmp_
 
 def test_what_is_there_plays_while_frames_still_go_in(tmp_path):
     with VideoWriter(tmp_path / "a.mp4", 10, 64, 128) as writer:
-        for i in range(120):
+        for i in range(125):
             writer.write(grey(i))
         frames = decode(partial_path(writer.path))
+        assert len(frames) == writer.written.frames == 120
         assert not writer.path.exists()
-    assert 40 <= len(frames) < 120
     assert abs(frames[30].mean() - 30) < 3
 
 
@@ -125,24 +127,85 @@ def test_without_a_frame_there_is_no_file(tmp_path):
 
 def test_a_full_disk_is_told_and_leaves_no_file_under_the_final_name(tmp_path):
     def fill(i, writer):
-        if i == 3:
-            writer._container = FullDisk(writer._container)
+        if i == 15:
+            writer._file = FullDisk(writer._file)
 
-    with pytest.raises(UserError, match=r"disk full while writing .*a\.mp4 after 0\.3 s"):
-        write(tmp_path / "a.mp4", 9, before=fill)
-    assert not (tmp_path / "a.mp4").exists()
+    with pytest.raises(UserError, match=r"disk full while writing .*a\.mp4 after 1\.0 s"):
+        write(tmp_path / "a.mp4", 25, before=fill)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.partial.mp4"]
+    assert len(decode(tmp_path / "a.partial.mp4")) == 10
 
 
-def test_a_disk_that_fills_up_at_the_very_end_is_noticed(tmp_path):
-    """FFmpeg does not report a failed write of the last fragment; here it is cut off after it was written."""
+def lose_the_end(path) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[: content.index(b"mdat") + 20])
 
-    def cut(i, writer):
-        if i == 9:
-            writer._container = CutShort(writer._container, writer.partial)
 
-    with pytest.raises(UserError, match="disk full"):
-        write(tmp_path / "a.mp4", 9, before=cut)
-    assert not (tmp_path / "a.mp4").exists()
+@pytest.mark.parametrize("begun", [None, Written()])
+def test_without_room_for_an_index_only_a_video_that_can_go_on_waits_for_it(tmp_path, monkeypatch, begun):
+    """FFmpeg does not report a failed write at the end of a file; here it is cut off after it was written."""
+    index = writer_module._index
+    monkeypatch.setattr(writer_module, "_index", lambda source, path: (index(source, path), lose_the_end(path)))
+    if begun is None:
+        write(tmp_path / "a.mp4", 9)
+        assert len(decode(tmp_path / "a.mp4")) == 9
+        return
+    with pytest.raises(UserError, match=r"disk full while writing .*a\.mp4"):
+        write(tmp_path / "a.mp4", 9, begun=begun)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.partial.mp4"]
+
+
+def noise(number: int) -> np.ndarray:
+    return np.random.default_rng(number).integers(0, 255, (64, 128, 3), dtype=np.uint8)
+
+
+def test_a_video_that_goes_on_at_a_segment_has_the_bytes_of_an_unbroken_one(tmp_path):
+    unbroken, stopped = tmp_path / "a.mp4", tmp_path / "b.mp4"
+    with VideoWriter(unbroken, 10, 64, 128) as writer:
+        for i in range(31):
+            writer.write(noise(i))
+    begun = Written()
+    while not stopped.exists():
+        with suppress(KeyboardInterrupt), VideoWriter(stopped, 10, 64, 128, begun=begun) as writer:
+            for i in range(begun.frames, 31):
+                writer.write(noise(i))
+                if i == begun.frames + 13:
+                    raise KeyboardInterrupt
+        assert writer.written.frames == (31 if stopped.exists() else begun.frames + 10)
+        begun = writer.written
+    assert stopped.read_bytes() == unbroken.read_bytes()
+    assert {path.name for path in tmp_path.iterdir()} == {"a.mp4", "b.mp4"}
+
+
+@pytest.mark.parametrize("frames", [1, 2, 3, 11, 12, 13])
+def test_frames_of_a_short_last_segment_are_at_their_times(tmp_path, frames):
+    write(tmp_path / "a.mp4", frames)
+    with av.open(str(tmp_path / "a.mp4")) as video:
+        times = [frame.time for frame in video.decode(video=0)]
+    assert np.allclose(times, np.arange(frames) / 10)
+
+
+def test_a_video_that_can_go_on_and_was_stopped_plays_up_to_its_last_segment(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path / "a.mp4", 25, KeyboardInterrupt, begun=Written())
+    assert [path.name for path in tmp_path.iterdir()] == ["a.partial.mp4"]
+    assert len(decode(tmp_path / "a.partial.mp4")) == 20
+
+
+def test_a_partial_video_that_is_another_one_is_left_alone(tmp_path):
+    partial = partial_path(tmp_path / "a.mp4")
+    partial.write_bytes(b"another")
+    with pytest.raises(UserError, match=r"a\.partial\.mp4 is not what was written of it, .*overwrite=true"):
+        write(tmp_path / "a.mp4", 25, begun=Written(10, 5000, "0" * 64))
+    assert partial.read_bytes() == b"another"
+
+
+def test_two_at_once_do_not_write_the_same_video(tmp_path):
+    with VideoWriter(tmp_path / "a.mp4", 10, 64, 128) as writer:
+        writer.write(grey(1))
+        with pytest.raises(UserError, match=r"another process is writing .*a\.mp4"):
+            write(tmp_path / "a.mp4", 5)
+    assert len(decode(tmp_path / "a.mp4")) == 1
 
 
 @pytest.mark.parametrize("size", [(63, 128), (64, 127)])
@@ -169,22 +232,18 @@ def test_a_frame_of_another_size_is_refused(tmp_path):
 
 
 class FullDisk:
-    """A container whose disk is full."""
+    """A file with room for a few bytes more."""
 
-    def __init__(self, container):
-        self.close = container.close
+    def __init__(self, file):
+        self.file, self.fileno, self.truncate = file, file.fileno, file.truncate
 
-    def mux(self, packets):
-        raise OSError(errno.ENOSPC, "No space left on device")
+    def write(self, content):
+        if len(content) < 100:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return self.file.write(content[:-99])
 
+    def __enter__(self):
+        return self
 
-class CutShort:
-    """A container that loses the end of its file on closing."""
-
-    def __init__(self, container, path):
-        self.container, self.path, self.mux = container, path, container.mux
-
-    def close(self):
-        self.container.close()
-        content = self.path.read_bytes()
-        self.path.write_bytes(content[: content.index(b"mdat") + 20])
+    def __exit__(self, *error):
+        self.file.close()
