@@ -6,7 +6,7 @@ no frame comes twice or is missing (paper, section 3.3: T frames become 4·(T - 
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import islice
 
 import torch
@@ -63,6 +63,7 @@ def keyframes(
     Autoregressive as in the paper: after the first window, two context frames, the last ones made (section 3.2). Only
     the first window starts from what is carried: from windows on windows the start would only be stretched further.
     """
+    config = config.of("keyframes")
     yield start[-1]
     context, position = start[-2:], 0  # position: key index of the newest context frame
     for window in range(2**31):
@@ -109,7 +110,7 @@ def interpolate(
     """
     steps = task.keys - 1  # pairs a window
     at_once = max(batch // steps, 1)
-    config = replace(config, context_guidance=config.interpolate_guidance, layout_guidance=1.0, text_guidance=1.0)
+    config = config.of("interpolate").between()
     last = next(frames)
     window = 0
     yield last
@@ -174,6 +175,7 @@ def upsample(
 ) -> Iterator[Tensor]:
     """Full-resolution frames [3, H, W] of low-resolution ones, in portions of 8 frames (paper, section 3.4), of which
     each may share some with the next. Noise belongs to a frame."""
+    config = config.of("upsample_temporal")
     portion, overlap = config.upsample_portion, config.upsample_portion_overlap
     stitch, noises = Stitch(portion, overlap), FrameNoise(denoiser, task, seed, portion)
     chunk, first = list(islice(frames, portion)), 0
