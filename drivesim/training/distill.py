@@ -159,26 +159,37 @@ def lessons(config: DistillConfig, teacher: Bundle, stage: str, work: Workspace,
 
 
 def experiment(config: DistillConfig, teacher: Bundle, student: Bundle, stage: str, share: float) -> ExperimentConfig:
-    """What the teacher was trained with, as far as its bundle tells and a student needs."""
+    """What the stage is taught with."""
+    told = described(teacher)
+    settings = replace(
+        getattr(told.stages, stage), share=share, max_steps=config.max_steps, batch_size=config.batch_size,
+        lr=config.lr, train_image=config.train_image or bool(teacher.config(stage).get("image_trained")),
+    )  # fmt: skip
+    usual = student.sampler(SamplerConfig)  # of stages that were taught before, too
+    taught: dict[str, Any] = {STEPS[stage]: config.steps, "distilled": sorted({*usual.distilled, stage})}
+    return replace(told, stages=StagesConfig(**{stage: settings}), sampler=replace(usual, **taught))
+
+
+def described(bundle: Bundle) -> ExperimentConfig:
+    """The experiment that a bundle is of, as far as it tells: what windows its stages see, and how they are sampled.
+
+    raises  UserError where it is damaged, or of a newer version
+    """
 
     def held(name: str, key: str, kind: type[T]) -> T:
-        return teacher.value(name, key, kind) if teacher.has(name) else kind()
+        return bundle.value(name, key, kind) if bundle.has(name) else kind()
 
-    before, usual = teacher.config(stage), student.sampler(SamplerConfig)
-    settings = StageConfig(
-        share=share, max_steps=config.max_steps, batch_size=config.batch_size, lr=config.lr,
-        frames=before.get("temporal", {}).get("frames", 0) or usual.upsample_portion,
-        train_image=config.train_image or bool(before.get("image_trained")),
-    )  # fmt: skip
-    taught: dict[str, Any] = {STEPS[stage]: config.steps, "distilled": sorted({*usual.distilled, stage})}
+    sampler = bundle.sampler(SamplerConfig)
+    seen = bundle.config("upsample_temporal").get("temporal", {}) if bundle.has("upsample_temporal") else {}
+    frames = seen.get("frames") or sampler.upsample_portion
     return ExperimentConfig(
-        data=from_dict(DataConfig, teacher.index["data"]),
-        schedule=teacher.value("image", "schedule", ScheduleConfig),
+        data=from_dict(DataConfig, bundle.index["data"] | bundle.data),
+        schedule=bundle.value("image", "schedule", ScheduleConfig),
         predict=held("keyframes", "task", Predict),
         interpolate=held("interpolate", "task", Interpolate),
         upsample=held("upsample", "task", Upsample),
-        stages=StagesConfig(**{stage: settings}),
-        sampler=replace(usual, **taught),
+        stages=StagesConfig(upsample_temporal=StageConfig(frames=frames)),
+        sampler=sampler,
     )
 
 
