@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
@@ -34,6 +35,7 @@ from eval.features import clip_features, frame_features
 
 BATCH = 4  # windows sampled at once
 SAMPLERS = ("ddim", "dpm++", "unipc")
+DIGITS = 12  # of a hash that name weights
 DISTANCES = ("fd_transnetv2", "fd_efficientnet_lite0")
 
 
@@ -42,7 +44,8 @@ class StepsBenchmark:
     """Sample held-out windows with more and more steps by several solvers, and with few by a distilled stage: distances
     to the real windows, the distance from what the most steps of DDIM make of the same noise, and the time.
 
-    Writes results.json and curves.png into OUT.
+    Writes results.json and curves.png into OUT. Settings that are there already, of this bundle or of other students
+    of it, are not measured again.
     """
 
     bundle: str = option(help="folder of trained stages")
@@ -60,10 +63,16 @@ class StepsBenchmark:
 
 @dataclass(frozen=True)
 class Row:
-    """seconds are of denoising a window, share those in terms of the most steps of DDIM, apart is the root mean square of
-    what separates latents (pixels, of the upsampler) from those that the most steps of DDIM make of the same noise."""
+    """What one setting made.
+
+    weights  the first digits of the SHA-256 of the stage's
+    seconds  of the CPU to denoise a window; share of them: in terms of the most steps of DDIM
+    apart    root mean square of the difference from the latents (of the upsampler: pixels) that the most steps of DDIM
+             make of the same noise
+    """
 
     who: str
+    weights: str
     sampler: str
     steps: int
     seconds: float
@@ -81,11 +90,6 @@ def main(argv: Sequence[str]) -> None:
     bench = Bench(options, Workspace(described(teacher), ClipStore(options.data), teacher, options.seed))
     rows = bench.run()
     print(table(rows))
-    with atomic_path(Path(options.out) / "results.json") as path:
-        told = {key: value for key, value in asdict(options).items()}
-        path.write_text(
-            json.dumps({"machine": describe(), "options": told, "rows": [asdict(r) for r in rows]}, indent=1)
-        )
     draw(rows, Path(options.out) / "curves.png")
 
 
@@ -112,23 +116,51 @@ class Bench:
         self.real = features(torch.cat([batch.x for batch in self.batches]))
 
     def run(self) -> list[Row]:
-        options = self.options
-        todo = [(options.bundle, sampler, steps) for sampler in options.samplers for steps in options.steps]
-        todo += [(options.student, "ddim", steps) for steps in options.student_steps if options.student]
-        # What the others are compared with comes first.
-        todo.sort(key=lambda one: one != (options.bundle, "ddim", max(options.steps)))
-        rows: list[Row] = []
-        best, slowest = torch.empty(0), 1.0
-        for folder, sampler, steps in tqdm(todo, desc="steps", unit="setting", file=sys.stderr):
-            made, seconds = self.sampled(Bundle(Path(folder)).require(), sampler, steps)
+        """All settings, those that an earlier run left in OUT as they are."""
+        options, rows = self.options, self.kept()
+        todo = [("bundle", sampler, steps) for sampler in options.samplers for steps in options.steps]
+        todo += [("student", "ddim", steps) for steps in options.student_steps if options.student]
+        todo.sort(key=lambda one: one != ("bundle", "ddim", max(options.steps)))  # others are compared with it
+        for who, sampler, steps in tqdm(todo, desc="steps", unit="setting", file=sys.stderr):
+            bundle = Bundle(Path(options.bundle if who == "bundle" else options.student)).require()
+            weights = bundle.sha(options.stage)[:DIGITS]
+            if any((row.weights, row.sampler, row.steps) == (weights, sampler, steps) for row in rows):
+                continue
+            made, seconds = self.sampled(bundle, sampler, steps)
             if not rows:
-                best, slowest = made, seconds
-            who = "student" if folder == options.student else "bundle"
-            apart = float((made - best).square().mean().sqrt())
-            distances = self.distances(made)
-            rows.append(Row(who, sampler, steps, seconds, seconds / slowest, apart, **distances))
-            print(table(rows[-1:]), file=sys.stderr)
+                with atomic_path(self.reference) as path:
+                    save_file({"made": made}, path)
+            share = seconds / rows[0].seconds if rows else 1.0
+            apart = float((made - load_file(self.reference)["made"]).square().mean().sqrt())
+            rows.append(Row(who, weights, sampler, steps, seconds, share, apart, **self.distances(made)))
+            self.keep(rows)
         return rows
+
+    @property
+    def reference(self) -> Path:
+        """What the most steps of DDIM made."""
+        return Path(self.options.out) / "reference.safetensors"
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What all rows of a folder have in common."""
+        shared = {name: getattr(self.options, name) for name in ("data", "stage", "split", "windows", "seed")}
+        return shared | {"bundle": self.work.bundle.sha(self.options.stage), "most": max(self.options.steps)}
+
+    def keep(self, rows: Sequence[Row]) -> None:
+        with atomic_path(Path(self.options.out) / "results.json") as path:
+            found = {"machine": describe(), "of": self.identity, "rows": [asdict(row) for row in rows]}
+            path.write_text(json.dumps(found, indent=1))
+
+    def kept(self) -> list[Row]:
+        """raises UserError if OUT holds what was measured otherwise"""
+        path = Path(self.options.out) / "results.json"
+        if not path.exists():
+            return []
+        found = json.loads(path.read_text())
+        if changed := [name for name, value in self.identity.items() if found["of"].get(name) != value]:
+            raise UserError(f"{path} was measured with another {', '.join(changed)}; choose another out=")
+        return [Row(**row) for row in found["rows"]]
 
     def sampled(self, bundle: Bundle, sampler: str, steps: int) -> tuple[Tensor, float]:
         """Windows made, latents or pixels [N, T, ...], and the seconds that one took."""
@@ -193,11 +225,11 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     figure = Figure(figsize=(14, 4.5), layout="constrained")
     panels: Any = figure.subplots(1, len(DISTANCES) + 1)
     for panel, what in zip(panels, (*DISTANCES, "apart"), strict=True):
-        for who, sampler in dict.fromkeys((row.who, row.sampler) for row in rows):
-            line = sorted((r.steps, getattr(r, what)) for r in rows if (r.who, r.sampler) == (who, sampler))
-            student = who == "student"
+        for who, weights, sampler in dict.fromkeys((row.who, row.weights, row.sampler) for row in rows):
+            mine = [row for row in rows if (row.weights, row.sampler) == (weights, sampler)]
+            line, student = sorted((row.steps, getattr(row, what)) for row in mine), who == "student"
             panel.plot(*zip(*line, strict=True), marker="o", linewidth=2.5 if student else 1.2,
-                       label="distilled" if student else sampler)  # fmt: skip
+                       label=f"distilled {weights}" if student else sampler)  # fmt: skip
         panel.set(xlabel="steps", ylabel=what, xscale="log")
     panels[0].legend()
     with atomic_path(path) as temporary:

@@ -151,10 +151,10 @@ def lessons(config: DistillConfig, teacher: Bundle, stage: str, work: Workspace,
         start = partial(torch.mul, sampler.upsample_temperature)
     assert isinstance(run.module, LatentVideoDiffusion)
     run.module.task = Distill(run.module.task, stages.told(work, model), sampler, config.steps, steps, start)
-    told = {"steps": config.steps, "teacher_steps": steps, "teacher": {"sha256": teacher.sha(stage)}}
+    told: dict[str, Any] = {"steps": config.steps, "teacher_steps": steps, "teacher": {"sha256": teacher.sha(stage)}}
     told |= {"guidance": {name: getattr(sampler, name) for name in GUIDANCE}}
-    if "distilled" in (before := teacher.config(stage)):
-        told["teacher"] |= before["distilled"]
+    if before := teacher.config(stage).get("distilled"):
+        told["teacher"]["distilled"] = before
     return replace(run, config=run.config | {"distilled": told})
 
 

@@ -32,8 +32,8 @@ def apart(one: Tensor, other: Tensor) -> float:
 
 
 def fitted(teacher: Denoise, config: ScheduleConfig, steps: int, teacher_steps: int) -> Denoise:
-    """A student that is an affine map at each of its steps, as the perfect one of a Gaussian is, fitted by least squares
-    to lessons at noised data."""
+    """A student that is an affine map at each of its steps, as the perfect one of a Gaussian is, fitted by least
+    squares to lessons at noised data."""
     diffusion, layers = Diffusion(config), {}
     for row in ladder(config, steps, teacher_steps):
         data = GAUSSIAN.mean + noise(64, 1) @ FACTOR.T
