@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
+from torch import Tensor
 
 from drivesim.bundle import Bundle, from_dict
 from drivesim.config import option, parse
@@ -29,9 +29,18 @@ from drivesim.training.train import TrainConfig, quiet, tell, train_stage
 
 # The option of the sampler that says how many steps a stage takes.
 STEPS = {"keyframes": "keyframe_steps", "interpolate": "interpolate_steps", "upsample_temporal": "upsample_steps"}
-BUILDERS = {name: getattr(stages, name) for name in STEPS}
+BUILDERS = {
+    "keyframes": stages.keyframes,
+    "interpolate": stages.interpolate,
+    "upsample_temporal": stages.upsample_temporal,
+}
+# What a stage is guided by, of the options below.
+GUIDANCE = {
+    "keyframes": ("layout_guidance", "context_guidance"),
+    "interpolate": ("interpolate_guidance",),
+    "upsample_temporal": (),
+}
 TEACHER_FACTOR = 4  # steps of the teacher to one of the student
-GUIDANCE = ("layout_guidance", "context_guidance", "interpolate_guidance")
 T = TypeVar("T")
 
 
@@ -52,9 +61,11 @@ class DistillConfig:
     teacher_steps: int | None = option(
         None, "of the teacher, a multiple of the student's; if not given those it was taught itself, or 4 times as many"
     )
-    layout_guidance: float | None = option(None, "the teacher's, which the student learns; the bundle's if not given")
+    layout_guidance: float | None = option(
+        None, "of keyframes: the teacher's, which the student learns; the bundle's if not given"
+    )
     context_guidance: float | None = option(None, "the same")
-    interpolate_guidance: float | None = option(None, "the same")
+    interpolate_guidance: float | None = option(None, "the same of the interpolation")
     train_image: bool = option(False, "all layers learn, not the temporal ones alone; always where the teacher's did")
     budget_minutes: float | None = option(None, "time for all stages together; or:")
     max_steps: int = option(-1, "training steps of a stage")
@@ -90,10 +101,14 @@ def check(config: DistillConfig, teacher: Bundle, chosen: Sequence[str]) -> None
         teacher_sampler(config, teacher, stage)
     if config.budget_minutes is None and config.max_steps < 1:
         raise UserError("nothing ends the distillation: give budget_minutes=... or max_steps=...")
-    for name in ("budget_minutes", "batch_size", "lr", "devices", "checkpoint_seconds", *GUIDANCE):
-        value = getattr(config, name)
-        if value is not None and not (value >= 0 if name in GUIDANCE else value > 0):
-            raise UserError(f"{name}={value:g}, expected {'0 or more' if name in GUIDANCE else 'more than 0'}")
+    for name in ("budget_minutes", "batch_size", "lr", "devices", "checkpoint_seconds"):
+        if (value := getattr(config, name)) is not None and not value > 0:
+            raise UserError(f"{name}={value:g}, expected more than 0")
+    for name, value in given_guidance(config).items():
+        if not value >= 0:
+            raise UserError(f"{name}={value:g}, expected 0 or more")
+        if not any(name in GUIDANCE[stage] for stage in chosen):
+            raise UserError(f"{name}={value:g} does nothing with stage={config.stage}; leave it out")
     if not 0 <= config.seed < 2**32:
         raise UserError(f"seed={config.seed}, expected 0 to {2**32 - 1}")
     if Path(config.out, "bundle").resolve() == teacher.root.resolve():
@@ -146,13 +161,15 @@ def lessons(config: DistillConfig, teacher: Bundle, stage: str, work: Workspace,
             image.requires_grad_(settings.train_image)
     run = BUILDERS[stage](work, settings, pupil.carry_by(work.autoencoder))
     sampler, steps = teacher_sampler(config, teacher, stage), teacher_steps(config, teacher, stage)
-    start = partial(sampler.start, model)
-    if stage == "upsample_temporal":
-        start = partial(torch.mul, sampler.upsample_temperature)
+
+    def start(noise: Tensor) -> Tensor:
+        upsampled = stage == "upsample_temporal"
+        return sampler.upsample_temperature * noise if upsampled else sampler.start(model, noise)
+
     assert isinstance(run.module, LatentVideoDiffusion)
     run.module.task = Distill(run.module.task, stages.told(work, model), sampler, config.steps, steps, start)
     told: dict[str, Any] = {"steps": config.steps, "teacher_steps": steps, "teacher": {"sha256": teacher.sha(stage)}}
-    told |= {"guidance": {name: getattr(sampler, name) for name in GUIDANCE}}
+    told |= {"guidance": {name: getattr(sampler, name) for name in GUIDANCE[stage]} | sampler.guidance}
     if before := teacher.config(stage).get("distilled"):
         told["teacher"]["distilled"] = before
     return replace(run, config=run.config | {"distilled": told})
@@ -183,7 +200,7 @@ def described(bundle: Bundle) -> ExperimentConfig:
     seen = bundle.config("upsample_temporal").get("temporal", {}) if bundle.has("upsample_temporal") else {}
     frames = seen.get("frames") or sampler.upsample_portion
     return ExperimentConfig(
-        data=from_dict(DataConfig, bundle.index["data"] | bundle.data),
+        data=from_dict(DataConfig, bundle.data),
         schedule=bundle.value("image", "schedule", ScheduleConfig),
         predict=held("keyframes", "task", Predict),
         interpolate=held("interpolate", "task", Interpolate),
@@ -196,14 +213,17 @@ def described(bundle: Bundle) -> ExperimentConfig:
 def teacher_sampler(config: DistillConfig, teacher: Bundle, stage: str) -> SamplerConfig:
     """The settings that the teacher is sampled with. raises UserError for guidance of one that has it in its weights"""
     usual = teacher.sampler(SamplerConfig)
-    given = {name: value for name in GUIDANCE if (value := getattr(config, name)) is not None}
+    given = {name: value for name, value in given_guidance(config).items() if name in GUIDANCE[stage]}
     if given and stage in usual.distilled:
-        name, value = next(iter(given.items()))
-        raise UserError(
-            f"{name}={value:g}: {teacher.root} has the guidance of its {stage} in its weights; leave it out"
-        )
+        told = ", ".join(f"{name}={value:g}" for name, value in given.items())
+        raise UserError(f"{told}: {teacher.root} has the guidance of its {stage} in its weights; leave it out")
     usual = replace(usual, **given).of(stage)
     return usual.between() if stage == "interpolate" else usual
+
+
+def given_guidance(config: DistillConfig) -> dict[str, Any]:
+    names = (name for of_stage in GUIDANCE.values() for name in of_stage)
+    return {name: value for name in names if (value := getattr(config, name)) is not None}
 
 
 def teacher_steps(config: DistillConfig, teacher: Bundle, stage: str) -> int:

@@ -68,7 +68,7 @@ def test_a_taught_stage_takes_the_place_of_its_teacher_and_its_steps_are_the_def
         "steps": 2,
         "teacher_steps": 6,
         "teacher": {"sha256": before},
-        "guidance": {"layout_guidance": 3.0, "context_guidance": 2.0, "interpolate_guidance": 1.0},
+        "guidance": {"layout_guidance": 3.0, "context_guidance": 2.0},
     }
     assert student.record("keyframes")["steps"] == 3
     assert student.index["data"] == teacher.index["data"]
@@ -190,6 +190,7 @@ def test_a_taught_stage_alone_is_sampled_as_it_was_taught():
         (["max_steps=-1"], "nothing ends the distillation: give budget_minutes=... or max_steps=..."),
         (["lr=0"], "lr=0, expected more than 0"),
         (["layout_guidance=-1"], "layout_guidance=-1, expected 0 or more"),
+        (["interpolate_guidance=2"], "interpolate_guidance=2 does nothing with stage=keyframes; leave it out"),
         (["bundle=nowhere"], "bundle nowhere is not a folder"),
     ],
 )
