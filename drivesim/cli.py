@@ -13,6 +13,7 @@ ABOUT = {
     "prepare": "raw driving data, or the procedural town, into a clip store",
     "data": "a clip store: stats, view, query, verify; caches for training; export, merge",
     "train": "one stage, or all of them, into a bundle",
+    "distill": "a bundle whose stages are sampled in few steps, taught by one that takes many",
     "plan": "parameters, FLOPs, memory and time of an experiment before it is trained",
     "generate": "a video from a bundle, a start frame and a layout",
     "evaluate": "distances between real and generated video, as one HTML report",

@@ -43,11 +43,10 @@ class Interval:
     low: float = 0.0
     high: float = 1.0
 
-    def holds(self, timestep: Tensor) -> bool:
-        """timestep [B], all the same."""
-        if (self.low, self.high) == (0.0, 1.0):
-            return True  # without waiting for the device
-        return self.low <= (int(timestep[0]) + 0.5) / TIMESTEPS <= self.high
+    def holds(self, timestep: Tensor) -> Tensor:
+        """Which of timesteps [B] are guided."""
+        share = (timestep + 0.5) / TIMESTEPS
+        return (self.low <= share) & (share <= self.high)
 
 
 EVERYWHERE = Interval()
@@ -71,11 +70,13 @@ def guided(
     terms = [term for term in terms if term.scale != 1.0]
 
     def denoise(z: Tensor, timestep: Tensor) -> Tensor:
-        if not terms or not interval.holds(timestep):
+        held = None if interval == EVERYWHERE else interval.holds(timestep)  # everywhere: no waiting for the device
+        if not terms or (held is not None and not held.any()):
             return answer(z, timestep, told)
         first, *others = _ask(answer, z, timestep, [told, *(term.without for term in terms)], batched)
         made = first + sum((term.scale - 1) * (first - other) for term, other in zip(terms, others, strict=True))
-        return made if rescale == 0 else rescaled(made, first, rescale)
+        made = made if rescale == 0 else rescaled(made, first, rescale)
+        return made if held is None else torch.where(held.view(-1, *(1,) * (z.dim() - 1)), made, first)
 
     return denoise
 

@@ -146,6 +146,24 @@ class Diffusion:
         alpha, sigma = self.coefficients(timestep, z)
         return (epsilon - sigma * z) / alpha
 
+    def jump(self, velocity: Tensor, z: Tensor, timestep: Tensor, following: Tensor) -> Tensor:
+        """Noisy latents z at timesteps [B] brought to those `following` [B], -1 being data, in one step of DDIM."""
+        along, across = self.turn(z, timestep, following)
+        return along * z - across * velocity
+
+    def velocity_to(self, landed: Tensor, z: Tensor, timestep: Tensor, following: Tensor) -> Tensor:
+        """Inverse of `jump`: the velocity that brings z to `landed`. `following` must be less noisy."""
+        along, across = self.turn(z, timestep, following)
+        return (along * z - landed) / across
+
+    def turn(self, like: Tensor, timestep: Tensor, following: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosine and sine of the angle between two noise levels, where alpha and sigma are those of an angle each."""
+        alpha, sigma = self.coefficients(timestep, like)
+        to_alpha, to_sigma = self.coefficients(following.clamp_min(0), like)
+        data = (following < 0).to(like.device).view(to_alpha.shape)
+        to_alpha, to_sigma = to_alpha.masked_fill(data, 1.0), to_sigma.masked_fill(data, 0.0)
+        return to_alpha * alpha + to_sigma * sigma, sigma * to_alpha - alpha * to_sigma
+
     def weight(self, timestep: Tensor) -> Tensor:
         """What the loss multiplies the squared error of the velocity by at timesteps [B].
 

@@ -37,6 +37,21 @@ class Known:
 
 
 @dataclass(frozen=True)
+class Lesson:
+    """What is to be answered at one noise level of each sample.
+
+    noisy     [B, T, C, h, w] latents at timestep [B]
+    velocity  [B, T, C, h, w] the right answer
+    weight    [B] of each sample's squared error
+    """
+
+    noisy: Tensor
+    timestep: Tensor
+    velocity: Tensor
+    weight: Tensor
+
+
+@dataclass(frozen=True)
 class Problem:
     """A denoising problem.
 
@@ -46,6 +61,8 @@ class Problem:
     context  [B, T, K, h, w] known frames with their flags for the context encoder, or None
     weight   [B, T] of each frame in the loss
     level    [B] noise level of what is laid beside it, told to the network as an embedding; None where there is none
+    layout   [B, T] what planes and tokens tell; None where they tell none
+    lesson   where the task decides it (training/distillation.py); None: x noised at random, and its velocity
     """
 
     x: Tensor
@@ -54,6 +71,8 @@ class Problem:
     context: Tensor | None
     weight: Tensor
     level: Tensor | None = None
+    layout: Layout | None = None
+    lesson: Lesson | None = None
 
 
 class Task(Protocol):
@@ -104,10 +123,10 @@ class Frames:
         planes, tokens = denoiser.condition(layout, z.shape[-2], z.shape[-1], captions)
         known = self.draw(len(z), batch.level, generator)
         if known is None:
-            return Problem(z, planes, tokens, None, torch.ones(z.shape[:2], device=z.device))
+            return Problem(z, planes, tokens, None, torch.ones(z.shape[:2], device=z.device), layout=layout)
         seen, known = self.augment(z, known, generator, diffusion)
         context = context_planes(denoiser, seen, known, batch.layout)
-        return Problem(z, planes, tokens, context, 1 - known.mask.to(z))
+        return Problem(z, planes, tokens, context, 1 - known.mask.to(z), layout=layout)
 
     def augment(
         self, z: Tensor, known: Known, generator: Generator, diffusion: Diffusion | None
@@ -278,6 +297,13 @@ def context_planes(denoiser: "Denoiser", latents: Tensor, known: Known, layout: 
         flags.append(known.noised.to(latents)[:, None] / TIMESTEPS * mask)
     carried = denoiser.carry(latents, known.mask, layout)
     return torch.cat([carried, torch.stack(flags, 2)[..., None, None].expand(-1, -1, -1, h, w)], 2)
+
+
+def unknown_context(context: Tensor, channels: int) -> Tensor:
+    """What `context_planes` makes of the same windows where no frame is known: the flag of the task alone is left."""
+    nothing = torch.zeros_like(context)
+    nothing[:, :, channels + 1] = context[:, :, channels + 1]
+    return nothing
 
 
 def distance(mask: Tensor, travel: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ frames become 4·(T - 1) + 1).
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import islice
 
 import torch
@@ -65,6 +65,7 @@ def keyframes(
     Autoregressive as in the paper: after the first window, two context frames, the last ones made (section 3.2). Only
     the first window starts from what is carried: from windows on windows the start would only be stretched further.
     """
+    config = config.of("keyframes")
 
     def window(kept: Kept) -> Sequence[Tensor]:
         if not kept:
@@ -116,7 +117,7 @@ def interpolate(
     """
     steps = task.keys - 1  # pairs a window
     at_once = max(batch // steps, 1)
-    config = replace(config, context_guidance=config.interpolate_guidance, layout_guidance=1.0, text_guidance=1.0)
+    config = config.of("interpolate").between()
 
     def windows(kept: Kept) -> Sequence[Tensor]:
         if not kept:
@@ -196,6 +197,7 @@ def upsample(
 ) -> Stage:
     """Full-resolution frames [3, H, W] of low-resolution ones, in portions of 8 frames (paper, section 3.4), of which
     each may share some with the next. Noise belongs to a frame."""
+    config = config.of("upsample_temporal")
     portion, overlap = config.upsample_portion, config.upsample_portion_overlap
     stitch, noises = Stitch(portion, overlap), FrameNoise(denoiser, task, seed, portion)
 

@@ -45,6 +45,7 @@ ALWAYS_TOLD = ("speed", "turn", "tracks")  # by a layout, whether the model list
 ASKED = ("night", "crowdedness", "weather")  # options that only a model can follow that is told of them
 STRENGTHS = ("keyframe_strength", "interpolate_strength")
 GUIDANCE = ("layout_guidance", "context_guidance", "interpolate_guidance", "text_guidance")
+TAUGHT = ("sampler", "spacing", "guidance", *GUIDANCE, *SHARES)  # what a distilled stage has learned already
 OFFLOADS = ("none", "cpu", "disk")
 # What steers driving video alone, and text-to-video alone.
 DRIVING = ("start", "start_time", "layout", "night", "crowdedness", "speed", "turn", "draw_boxes", "layout_guidance")
@@ -137,6 +138,7 @@ def main(argv: Sequence[str]) -> None:
     # Loads the model libraries: seconds that a typo need not wait.
     from drivesim.generation.pipeline import DrivingPipeline
 
+    _tell_learned(config)
     pipeline = DrivingPipeline.from_pretrained(config.bundle, upsampler=config.upsampler == "diffusion")
     pipeline.config = replace(pipeline.config, **_chosen(config))
     layout = _layout(config, timed, pipeline)
@@ -148,6 +150,7 @@ def generate_text(config: GenerateConfig) -> None:
     """Stream a video of `config.prompt`."""
     from drivesim.generation.text_to_video import Look, Memory, TextToVideo
 
+    _tell_learned(config)
     model = TextToVideo.from_pretrained(
         config.bundle,
         config.height,
@@ -169,6 +172,14 @@ def _chosen(config: GenerateConfig) -> dict[str, Any]:
     """Settings of the sampler that were given."""
     names = ("sampler", "spacing", "guidance", "negative_prompt", *STEPS, *STRENGTHS, *GUIDANCE, *SHARES, *TILING)
     return {name: value for name in names if (value := getattr(config, name)) not in (None, {})}
+
+
+def _tell_learned(config: GenerateConfig) -> None:
+    """Say which options do nothing in stages that have a sampler and guidance in their weights (`drivesim distill`)."""
+    taught = Bundle(Path(config.bundle)).index.get("sampler", {}).get("distilled", [])
+    if taught and (idle := [name for name in _chosen(config) if name in TAUGHT]):
+        found = f"{', '.join(idle)}: nothing of it in {', '.join(taught)}, which learned a sampler and guidance"
+        print(f"drivesim: {found}", file=sys.stderr)
 
 
 def check(config: GenerateConfig) -> TimedLayout | None:

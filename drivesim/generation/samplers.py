@@ -4,6 +4,7 @@ sample grids alike. What they are given may lie anywhere; what they make lies wh
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,6 +23,8 @@ from drivesim.machine import probe
 from drivesim.models.conditions import CONDITIONS, check_known, without
 from drivesim.models.denoiser import Context, Denoiser
 from drivesim.models.upscaler import Upscaler
+
+GUIDANCE = ("layout_guidance", "context_guidance", "interpolate_guidance", "text_guidance", "upsample_guidance")
 
 
 @dataclass
@@ -64,6 +67,7 @@ class SamplerConfig:
     guidance_rescale: float = 0.0  # 0..1, how far guided answers are brought back to the spread of unguided ones
     guidance_batched: bool = True  # all terms of a guided answer in one call of the network
     context_augmentation: int = 0  # timestep to which known frames are noised; needs the tasks' context_augmentation
+    distilled: list[str] = field(default_factory=list)  # stages that learned few steps by `drivesim distill`; see `of`
 
     def check(self, schedule: ScheduleConfig) -> None:
         """raises UserError for what no sampler can do."""
@@ -83,6 +87,18 @@ class SamplerConfig:
                     f"sampler.{name} is {found:g}, expected more than 0, up to 1, which is to start from noise"
                 )
 
+    def of(self, stage: str) -> "SamplerConfig":
+        """The settings that a stage is sampled with: one that was distilled takes the steps that it learned, those of
+        plain DDIM, and has its guidance in its weights."""
+        if stage not in self.distilled:
+            return self
+        unguided: dict[str, Any] = dict.fromkeys(GUIDANCE, 1.0)
+        return replace(self, sampler="ddim", spacing="trailing", eta=0.0, guidance={}, **unguided)
+
+    def between(self) -> "SamplerConfig":
+        """The settings of the interpolation, which is steered by its ends alone."""
+        return replace(self, context_guidance=self.interpolate_guidance, layout_guidance=1.0, text_guidance=1.0)
+
     def start(self, denoiser: Denoiser, noise: Tensor) -> Tensor:
         """Standard normal noise [B, T, C, h, w] brought to the temperature of each channel."""
         spread = denoiser.latent_std.to(noise).clamp_max(1.0)
@@ -101,11 +117,12 @@ class SamplerConfig:
 
         def answer(z: Tensor, timestep: Tensor, told: Told) -> Tensor:
             if tiles is None:
-                return predict_velocity(denoiser, diffusion, z, timestep, told.planes, told.tokens, told.context)
+                seen = told.planes, told.tokens, told.context, told.level
+                return predict_velocity(denoiser, diffusion, z, timestep, *seen)
 
             def part(crop: Crop) -> Tensor:
-                seen = crop.of(z), timestep, crop.of(told.planes), told.tokens
-                return predict_velocity(denoiser, diffusion, *seen, level=told.level)
+                cut = crop.of(z), timestep, crop.of(told.planes), told.tokens
+                return predict_velocity(denoiser, diffusion, *cut, level=told.level)
 
             return tiles.blend(part)
 

@@ -213,7 +213,7 @@ class TextToVideo:
         reader = self._read(prompt, self.look)
         channels = self.bundle.value("image", "model", DenoiserConfig).channels
         shape = (1, count, channels, self.height // self._factor, self.width // self._factor)
-        config = replace(self.config, image_steps=self.config.keyframe_steps)
+        config = replace(self.config.of("keyframes"), image_steps=self.config.keyframe_steps)
         with (
             self._telling("while keyframes were made", "image", "keyframes"),
             in_use(lambda: self._network("keyframes", reader), offload=self.memory.offload) as (network,),

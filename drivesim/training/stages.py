@@ -277,15 +277,19 @@ def _pretrained_image(work: Workspace, stage: StageConfig) -> StageRun:
     return replace(run, config=run.config | {"backbone": origin}, folders=backbone.text_folders)
 
 
-def keyframes(work: Workspace, stage: StageConfig) -> StageRun:
-    return _latent_run(work, stage, _told(work, work.image()), work.experiment.predict, work.specs["keyframes"])
+def keyframes(work: Workspace, stage: StageConfig, denoiser: Denoiser | None = None) -> StageRun:
+    """denoiser  one that has temporal layers already, to go on from; by default they are put into the image network"""
+    denoiser = told(work, denoiser or work.image())
+    return _latent_run(work, stage, denoiser, work.experiment.predict, work.specs["keyframes"])
 
 
-def interpolate(work: Workspace, stage: StageConfig) -> StageRun:
-    return _latent_run(work, stage, _told(work, work.image()), work.experiment.interpolate, work.specs["interpolate"])
+def interpolate(work: Workspace, stage: StageConfig, denoiser: Denoiser | None = None) -> StageRun:
+    denoiser = told(work, denoiser or work.image())
+    return _latent_run(work, stage, denoiser, work.experiment.interpolate, work.specs["interpolate"])
 
 
-def _told(work: Workspace, denoiser: Denoiser) -> Denoiser:
+def told(work: Workspace, denoiser: Denoiser) -> Denoiser:
+    """Ready to be told what there is to tell: captions need a text encoder."""
     return denoiser.read_by(work.text) if isinstance(denoiser, TextDenoiser) else denoiser
 
 
@@ -321,13 +325,15 @@ def _pretrained_upscaler(work: Workspace, stage: StageConfig, task: Upsample, co
     return _upsample_run(work, stage, denoiser, task, schedule)
 
 
-def upsample_temporal(work: Workspace, stage: StageConfig) -> StageRun:
+def upsample_temporal(work: Workspace, stage: StageConfig, denoiser: Denoiser | None = None) -> StageRun:
     task = work.bundle.value("upsample", "task", Upsample)
     schedule = work.bundle.value("upsample", "schedule", ScheduleConfig)
-    return _upsample_run(work, stage, load_denoiser(work.bundle, "upsample"), replace(task, temporal=True), schedule)
+    denoiser = denoiser or load_denoiser(work.bundle, "upsample")
+    return _upsample_run(work, stage, denoiser, replace(task, temporal=True), schedule)
 
 
-STAGES: dict[str, Callable[[Workspace, StageConfig], StageRun]] = {
+Builder = Callable[[Workspace, StageConfig], StageRun]
+STAGES: dict[str, Builder] = {
     builder.__name__: builder
     for builder in (autoencoder, image, keyframes, interpolate, decoder, upsample, upsample_temporal)
 }
@@ -342,7 +348,7 @@ def _latent_run(
         raise UserError(
             f"config.denoiser.channels is {denoiser.config.channels} but the autoencoder has {channels}; set them alike"
         )
-    if task.temporal:
+    if task.temporal and denoiser.temporal is None:
         context = channels + task.context_channels if task.context_channels else 0
         inflate(work, stage, denoiser, context, specs[0].frames)
     mirrored = work.mirrored_latents if stage.augment.flip else None
@@ -365,9 +371,9 @@ def _upsample_run(
     check_upsampling(denoiser, task, *size, work.experiment.sampler)
     specs = work.specs["upsample_temporal" if task.temporal else "upsample"]
     data, validation = work.data(work.patches(), specs, stage, work.experiment.data.workers)
-    if task.temporal:
+    if task.temporal and denoiser.temporal is None:
         inflate(work, stage, denoiser, 0, stage.frames)
-    else:
+    elif not task.temporal:
         task = replace(task, residual_std=work.residual_std(task, denoiser, validation))
     grid = UpsampleGrid(validation[0], schedule, task, work.experiment.sampler)
     return _diffusion_run(work, stage, denoiser, task, data, validation, grid, schedule)

@@ -30,7 +30,7 @@ from drivesim.training.failures import FREE, Finite, flat, is_lost_process, out_
 from drivesim.training.latent import LatentVideoDiffusion
 from drivesim.training.pixels import check_recipe
 from drivesim.training.sharding import Sharded, is_sharded, whole
-from drivesim.training.stages import LATENT_STAGES, STAGES, StageRun, Workspace
+from drivesim.training.stages import LATENT_STAGES, STAGES, Builder, StageRun, Workspace
 
 
 @dataclass
@@ -181,11 +181,14 @@ def _check_networks(experiment: ExperimentConfig) -> None:
                 raise UserError(f"config.{name} describes no network: {str(error).splitlines()[0]}") from error
 
 
-def train_stage(name: str, config: TrainConfig, work: Workspace) -> None:
-    """Train one stage within its share of the budget and put it into the bundle."""
+def train_stage(name: str, config: TrainConfig, work: Workspace, build: Builder | None = None) -> None:
+    """Train one stage within its share of the budget and put it into the bundle.
+
+    build  makes it ready; by default as it is trained from the stages before it
+    """
     stage: StageConfig = getattr(config.config.stages, name)
     pl.seed_everything(config.seed, workers=True, verbose=False)
-    run = STAGES[name](work, stage)
+    run = (build or STAGES[name])(work, stage)
     if not any(p.requires_grad for p in run.module.parameters()):
         stage = replace(stage, max_steps=0)  # trained elsewhere: it goes into the bundle as it is
     folder = Path(config.out) / name
