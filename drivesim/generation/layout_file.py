@@ -101,8 +101,12 @@ class TimedLayout:
             frames.setdefault(int(self.layout.tracks[t, slots + slot]), []).append(t)
         if not frames:
             return f"no frame has more than {slots} boxes"
-        told = [f"{(self.names or {}).get(track, f'track {track}')} in {_runs(at)}" for track, at in sorted(frames.items())]
-        return f"the model takes {slots} boxes a frame; left out: {', '.join(told)}; raise the priority of what must stay"
+        told = [
+            f"{(self.names or {}).get(track, f'track {track}')} in {_runs(at)}" for track, at in sorted(frames.items())
+        ]
+        return (
+            f"the model takes {slots} boxes a frame; left out: {', '.join(told)}; raise the priority of what must stay"
+        )
 
 
 def load_layout(spec: str, seconds: float, fps: float, slots: int) -> Layout | None:

@@ -81,7 +81,9 @@ def layout_of(scene: Scene, sight: Sight) -> Layout:
     """The layout [T] with as many slots as the fullest frame needs; in each frame first what has priority, then what
     is nearest."""
     shown = sight.shown
-    layout = replace(scene.labels, known=torch.from_numpy(scene.known.copy())).pad(max(1, int(shown.sum(0).max(initial=0))))
+    layout = replace(scene.labels, known=torch.from_numpy(scene.known.copy())).pad(
+        max(1, int(shown.sum(0).max(initial=0)))
+    )
     priority = np.array([actor.priority for actor in scene.actors])
     for t in range(len(scene.times_s)):
         there = np.flatnonzero(shown[:, t])

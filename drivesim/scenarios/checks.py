@@ -18,7 +18,9 @@ def numbered(agents: Sequence[Agent], taken: set[int], where: str) -> list[int]:
     names = [agent.name for agent in agents]
     for i, name in enumerate(names):
         if name in names[:i]:
-            raise UserError(f"{where}: agents[{names.index(name)}] and agents[{i}] are both called {name!r}; rename one")
+            raise UserError(
+                f"{where}: agents[{names.index(name)}] and agents[{i}] are both called {name!r}; rename one"
+            )
     owner: dict[int, str] = {}
     for agent in agents:
         if agent.track is None:

@@ -45,13 +45,17 @@ def read_scenario(path: Path, source: str) -> Scenario:
     try:
         content = yaml.load(path.read_text(encoding="utf-8-sig"), _Loader)
     except FileNotFoundError as error:
-        raise UserError(f"{source} does not exist; give a .yaml file or a name that `drivesim scenario list` shows") from error
+        raise UserError(
+            f"{source} does not exist; give a .yaml file or a name that `drivesim scenario list` shows"
+        ) from error
     except OSError as error:
         raise UserError(f"{source} cannot be read ({error.strerror}); give a .yaml file") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{source} is not UTF-8 text; save it as UTF-8") from error
     except (yaml.YAMLError, RecursionError) as error:
-        raise UserError(f"{source} is not valid YAML ({' '.join(str(error).split())}); see docs/scenarios.md") from error
+        raise UserError(
+            f"{source} is not valid YAML ({' '.join(str(error).split())}); see docs/scenarios.md"
+        ) from error
     return Record(Scenario).read(content, source)
 
 

@@ -198,7 +198,9 @@ class Many:
 
     def read(self, value: Any, where: str) -> tuple:
         if not isinstance(value, list) or len(value) < self.least:
-            raise UserError(f"{where} is {str(value)[:40]}, expected a list{f' of {self.least} or more' * (self.least > 0)}")
+            raise UserError(
+                f"{where} is {str(value)[:40]}, expected a list{f' of {self.least} or more' * (self.least > 0)}"
+            )
         return tuple(self.of.read(part, f"{where}[{i}]{_named(part)}") for i, part in enumerate(value))
 
     def schema(self) -> dict[str, Any]:
@@ -221,7 +223,9 @@ class Record:
         for key, f in fields.items():
             if key not in value and f.default is dataclasses.MISSING:
                 raise UserError(f"{where}: {key} is missing; it says {f.metadata['help']}")
-        given = {f.name: f.metadata["kind"].read(value[key], f"{where}: {key}") for key, f in fields.items() if key in value}
+        given = {
+            f.name: f.metadata["kind"].read(value[key], f"{where}: {key}") for key, f in fields.items() if key in value
+        }
         return self.cls(**given)
 
     def schema(self) -> dict[str, Any]:
@@ -256,7 +260,7 @@ def check_order(times_s: Sequence[float], where: str) -> None:
 
 
 def hint(word: Any, known: Sequence[str]) -> str:
-    """"; did you mean ...?" if something known is spelt much the same, else nothing."""
+    """ "; did you mean ...?" if something known is spelt much the same, else nothing."""
     close = difflib.get_close_matches(str(word), known, n=1)
     return f"; did you mean {close[0]}?" if close else ""
 

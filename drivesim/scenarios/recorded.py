@@ -113,7 +113,17 @@ def from_layout(timed: TimedLayout, source: str, camera: CameraSpec) -> Scene:
     place = spec_camera(camera)
     actors = [replace(actor, added=False) for actor in tracks.values()]
     return Scene(
-        source, "", timed.times_s, timed.frame_s, place, camera.height_m, None, None, labels, layout.known.numpy(), actors
+        source,
+        "",
+        timed.times_s,
+        timed.frame_s,
+        place,
+        camera.height_m,
+        None,
+        None,
+        labels,
+        layout.known.numpy(),
+        actors,
     )
 
 
@@ -173,4 +183,3 @@ def _height(boxes: pd.DataFrame, camera: CameraSpec) -> float:
     """How high the camera is over what the boxes stand on; as `camera` says where no box in space tells."""
     bottom = (boxes["y_m"] + boxes["height_m"] / 2)[boxes["z_m"] < NEAR_M].dropna()
     return float(bottom.median()) if len(bottom) else camera.height_m
-

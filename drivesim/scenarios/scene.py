@@ -103,4 +103,6 @@ class Scene:
         below = boxes[:, 3] - self.camera.intrinsics[1, 2] / self.camera.height
         focal = self.camera.intrinsics[1, 1] / self.camera.height
         near = below > AT_GROUND_LEAST
-        return np.where(near, focal * self.height_m / np.where(near, below, 1.0), np.where(np.isnan(below), np.nan, np.inf))
+        return np.where(
+            near, focal * self.height_m / np.where(near, below, 1.0), np.where(np.isnan(below), np.nan, np.inf)
+        )

@@ -6,7 +6,20 @@ from typing import Any
 from drivesim.classes import CLASSES
 from drivesim.clip import SPEED_MPS
 from drivesim.data.schema import WEATHERS
-from drivesim.scenarios.kinds import Curve, Flag, Keyframes, Many, Number, Record, Row, Text, Whole, Word, constant, said
+from drivesim.scenarios.kinds import (
+    Curve,
+    Flag,
+    Keyframes,
+    Many,
+    Number,
+    Record,
+    Row,
+    Text,
+    Whole,
+    Word,
+    constant,
+    said,
+)
 
 MAX_TRACK = 2**31 - 1  # tracks are int32 in the clip store
 MAX_SECONDS = 3600.0  # every frame of a scenario is worked out at once
@@ -49,7 +62,9 @@ class Ego:
         None,
     )
     left_m: Keyframes[float] = said(
-        Curve(METRES), "metres that it keeps to the left of that way, to change lanes say, or keyframes of it", constant(0.0)
+        Curve(METRES),
+        "metres that it keeps to the left of that way, to change lanes say, or keyframes of it",
+        constant(0.0),
     )
 
 
@@ -59,9 +74,7 @@ class RoadPlace:
     both ends. Each number may be keyframes; a speed is added up on top of ahead_m and left_m, along the heading."""
 
     ahead_m: Keyframes[float] = said(Curve(METRES), "metres along the road of the agent's middle, or keyframes of it")
-    left_m: Keyframes[float] = said(
-        Curve(METRES), "metres to its left, or keyframes of it", constant(0.0)
-    )
+    left_m: Keyframes[float] = said(Curve(METRES), "metres to its left, or keyframes of it", constant(0.0))
     relative_to: str = said(
         Word(("start", "ego")), "what ahead_m counts from: where the camera starts, or where it is at the time", "start"
     )
@@ -92,7 +105,9 @@ class Agent:
     name: str = said(Text(), "what messages call it; no two share one")
     kind: str = said(Word(CLASSES), f"one of {', '.join(CLASSES)}", key="class")
     track: int | None = said(Whole(MAX_TRACK), "its number; the next free one if not given", None)
-    priority: float = said(Number(), "when a model takes fewer boxes, the highest are kept, of equal ones the nearest", 0.0)
+    priority: float = said(
+        Number(), "when a model takes fewer boxes, the highest are kept, of equal ones the nearest", 0.0
+    )
     road: RoadPlace | None = said(Record(RoadPlace), "its place on the road over time, in metres", None)
     image: tuple[Corners, ...] | None = said(
         Many(Record(Corners), 1), "its box on the picture over time: keyframes, linear between them", None
