@@ -1,6 +1,7 @@
 """From agents of a scenario file to actors: on the road, or on the picture."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 
@@ -23,16 +24,16 @@ def make(agent: Agent, track: int, scene: Scene, where: str) -> Actor:
         raise UserError(f"{where}: {found}; let it appear first")
     there = (scene.times_s + 1e-9 >= agent.appears_s) & (scene.times_s < (agent.leaves_s or math.inf))
     size = np.tile(agent.size_m or SIZES_M[agent.kind], (len(there), 1))
-    common = {"name": agent.name, "track": track, "kind": agent.kind, "priority": agent.priority}
+    nowhere = np.full((len(there), 3), np.nan)
+    actor = Actor(agent.name, track, agent.kind, nowhere, nowhere[:, 0], nowhere, priority=agent.priority)
     if agent.image is not None:
         boxes = np.where(there[:, None], _on_picture(agent.image, scene.times_s, where), np.nan)
-        nowhere = np.full((len(there), 3), np.nan)
-        return Actor(**common, centre=nowhere, yaw=nowhere[:, 0], size=nowhere, boxes=boxes)
+        return replace(actor, boxes=boxes)
     assert agent.road is not None
     ground, yaw = _on_road(agent.road, scene, where)
-    centre = ground + [0, scene.height_m - size[0, 2] / 2, 0]
+    centre = ground + np.array([0, scene.height_m - size[0, 2] / 2, 0])
     centre[~there] = np.nan
-    return Actor(**common, centre=centre, yaw=yaw, size=size)
+    return replace(actor, centre=centre, yaw=yaw, size=size)
 
 
 def _on_picture(keyframes: tuple[Corners, ...], times_s: np.ndarray, where: str) -> np.ndarray:
@@ -70,7 +71,7 @@ def _on_road(place: RoadPlace, scene: Scene, where: str) -> tuple[np.ndarray, np
 def _points(
     place: RoadPlace, scene: Scene, ahead: np.ndarray, left: np.ndarray, where: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Where `ahead` and `left` [T] metres are: points [T, 3] at the height of the camera, and the road's heading [T]."""
+    """Where `ahead` and `left` [T] metres are: points [T, 3] as high as the camera, and the heading [T] of the road."""
     if scene.road is not None:
         ego = scene.labels.travel.numpy().astype(float) if place.relative_to == "ego" else 0.0
         return scene.road.at(ego + ahead, left)
@@ -87,7 +88,8 @@ def _driven(place: RoadPlace, times_s: np.ndarray) -> tuple[np.ndarray, np.ndarr
     fine = np.unique(np.concatenate([[0.0], between, [knot for knot in knots if knot < times_s[-1]]]))
     speed = place.speed_mps.at(fine)
     heading = np.radians(place.heading_deg.at(fine)) if place.heading_deg else np.zeros_like(fine)
-    return tuple(np.interp(times_s, fine, added(fine, speed * part)) for part in (np.cos(heading), -np.sin(heading)))
+    along, left = (added(fine, speed * part) for part in (np.cos(heading), -np.sin(heading)))
+    return np.interp(times_s, fine, along), np.interp(times_s, fine, left)
 
 
 def _facing(points: np.ndarray, road: np.ndarray) -> np.ndarray:

@@ -127,5 +127,5 @@ def _shifted_on_picture(scene: Scene, actor: Actor, edit: Edit, where: str) -> A
     centre = np.tile(matrix[:2, 2] / size, 2)
     aside = np.array([matrix[0, 0] / size[0], 0, matrix[0, 0] / size[0], 0]) * edit.left_m
     boxes = centre + (actor.boxes - centre) * (depth / farther)[:, None] - aside / farther[:, None]
-    solids = actor.solids + [edit.ahead_m, 0, 0, 0, 0]
+    solids = actor.solids + np.array([edit.ahead_m, 0, 0, 0, 0])
     return replace(actor, boxes=boxes, solids=solids, added=True)

@@ -191,7 +191,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Many:
-    """A list of values of one kind, which messages name by their place and their name; least: how many there must be."""
+    """A list of at least so many values of one kind, which messages name by their place and their name."""
 
     of: Kind
     least: int = 0

@@ -112,12 +112,12 @@ def _uncovered(hulls: list[list[np.ndarray | None]], depth: np.ndarray) -> np.nd
     share = np.ones(depth.shape)
     for t in range(depth.shape[1]):
         free = np.ones(GRID, np.uint8)
-        there = [i for i in range(len(hulls)) if hulls[i][t] is not None]
-        for i in sorted(there, key=lambda i: depth[i, t]):
-            mask = _filled(hulls[i][t])
+        there = [(depth[i, t], i, hull) for i in range(len(hulls)) if (hull := hulls[i][t]) is not None]
+        for _, i, hull in sorted(there, key=lambda nearest: nearest[:2]):
+            mask = _filled(hull)
             own = np.count_nonzero(mask)
             share[i, t] = np.count_nonzero(mask & free) / own if own else 1.0
-            free &= 1 - mask
+            free[mask > 0] = 0
     return share
 
 
@@ -126,7 +126,7 @@ def _filled(points: np.ndarray) -> np.ndarray:
     mask = np.zeros(GRID, np.uint8)
     cells = points.clip(-50, 50) * (GRID[1], GRID[0]) - 0.5
     hull = cv2.convexHull(cells.astype(np.float32))
-    cv2.fillConvexPoly(mask, np.round(hull * (1 << FRACTION_BITS)).astype(np.int32), 1, cv2.LINE_8, FRACTION_BITS)
+    cv2.fillConvexPoly(mask, np.round(hull * (1 << FRACTION_BITS)).astype(np.int32), (1,), cv2.LINE_8, FRACTION_BITS)
     return mask
 
 
