@@ -94,8 +94,9 @@ def _driven(place: RoadPlace, times_s: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 def _facing(points: np.ndarray, road: np.ndarray) -> np.ndarray:
     """The way [T] in which points [T, 3] move; along the road [T] until they first do, and as before when they stop."""
-    step = np.diff(points[:, [0, 2]], axis=0)
-    step = np.concatenate([step, step[-1:]]) if len(step) else np.zeros((1, 2))
+    if len(points) < 2:
+        return road
+    step = np.gradient(points[:, [0, 2]], axis=0)
     moves = np.hypot(*step.T) > MOVING_M
     last = np.maximum.accumulate(np.where(moves, np.arange(len(step)), -1))
     return np.where(last >= 0, np.arctan2(*step[last].T), road)

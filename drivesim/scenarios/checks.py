@@ -37,7 +37,7 @@ def numbered(agents: Sequence[Agent], taken: set[int], where: str) -> list[int]:
 def check_seen(scene: Scene, sight: Sight) -> None:
     """raises UserError for something that the scenario asks for and that is never in the picture"""
     for i, actor in enumerate(scene.actors):
-        if not actor.added or sight.boxed[i].any():
+        if not actor.asked or sight.boxed[i].any():
             continue
         if actor.boxes is None and not actor.in_space.any():
             raise UserError(f"{scene.source}: {actor} is never there; see appears_s and leaves_s")
@@ -56,8 +56,8 @@ def check_apart(scene: Scene) -> None:
     ego = ego_actor(scene)
     for i, actor in enumerate(solid):
         for other in ([ego] if ego else []) + solid[:i]:
-            if not (actor.added or (other.added and other is not ego)):
-                continue
+            if not (actor.added or (scene.redriven if other is ego else other.added)):
+                continue  # as it was recorded: annotations touch
             meeting = np.flatnonzero(overlaps(_shape(actor), _shape(other)))
             if len(meeting):
                 who = EGO if other is ego else str(other)

@@ -39,7 +39,8 @@ def redriven(scene: Scene, drive: Drive) -> Scene:
         found = f"{flat[0]} has no place in space" if flat else "it is not known how its camera drives"
         raise UserError(f"{scene.source}: ego cannot be changed in this base: {found}; leave ego out")
     actors = [replace(actor, boxes=None, solids=None) for actor in scene.actors]
-    return replace(scene, actors=actors, poses=drive.poses, road=drive.road, labels=driven(scene.labels, drive))
+    labels = driven(scene.labels, drive)
+    return replace(scene, actors=actors, poses=drive.poses, road=drive.road, labels=labels, redriven=True)
 
 
 def driven(labels: Layout, drive: Drive) -> Layout:
@@ -56,7 +57,7 @@ def _changed(scene: Scene, actor: Actor, edit: Edit, where: str) -> Actor:
     if edit.ahead_m or edit.left_m:
         move = _shifted if actor.in_space.any() else _shifted_on_picture
         actor = move(scene, actor, edit, where)
-    return actor
+    return replace(actor, asked=actor.asked or edit.track != "all")
 
 
 def _in_world(actor: Actor, centre: np.ndarray, yaw: np.ndarray) -> Actor:

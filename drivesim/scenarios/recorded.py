@@ -110,21 +110,10 @@ def from_layout(timed: TimedLayout, source: str, camera: CameraSpec) -> Scene:
         assert actor.solids is not None
         actor.boxes[t], actor.solids[t] = layout.boxes[t, slot].numpy(), layout.solids[t, slot].numpy()
     labels = replace(Layout.unknown(frames), **{name: getattr(layout, name) for name in LABELS})
+    known, height = layout.known.numpy(), camera.height_m
+    actors = list(tracks.values())
     place = spec_camera(camera)
-    actors = [replace(actor, added=False) for actor in tracks.values()]
-    return Scene(
-        source,
-        "",
-        timed.times_s,
-        timed.frame_s,
-        place,
-        camera.height_m,
-        None,
-        None,
-        labels,
-        layout.known.numpy(),
-        actors,
-    )
+    return Scene(source, "", timed.times_s, timed.frame_s, place, height, None, None, labels, known, actors)
 
 
 def spec_camera(spec: CameraSpec) -> Camera:
@@ -135,7 +124,7 @@ def _unseen(track: int, kind: str, frames: int) -> Actor:
     """An actor that is nowhere yet."""
     nowhere = np.full((frames, 3), np.nan)
     boxes, solids = np.full((frames, 4), np.nan), np.full((frames, len(SOLID)), np.nan)
-    return Actor("", track, kind, nowhere, nowhere[:, 0], nowhere.copy(), boxes, solids, added=False)
+    return Actor("", track, kind, nowhere, nowhere[:, 0], nowhere.copy(), boxes, solids, added=False, asked=False)
 
 
 def _actor(track: int, seen: pd.DataFrame, poses: np.ndarray | None, frames: int) -> Actor:

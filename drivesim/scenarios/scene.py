@@ -24,7 +24,8 @@ class Actor:
     boxes     [T, 4] its box on the picture where that is given, not to be worked out; None if it is to be
     solids    [T, 5] drivesim.clip.SOLID as given beside `boxes`
     share     [T] what was seen of it where it was recorded, 0..1;  others [T] what the other actors left of it then
-    added     from the scenario, or changed by it: may not stand in another
+    added     from the scenario, or moved by it: may not stand in another
+    asked     for by itself: must be seen at some time
     """
 
     name: str
@@ -39,6 +40,7 @@ class Actor:
     others: np.ndarray | None = None
     priority: float = 0.0
     added: bool = True
+    asked: bool = True
 
     @property
     def in_space(self) -> np.ndarray:
@@ -59,6 +61,7 @@ class Scene:
     road     the way that the camera takes; None with poses
     labels   [T] a layout without boxes: night, weather, the way driven ...
     known    [T] whether it is known what there is at all
+    redriven the camera drives another way than was recorded
     """
 
     source: str
@@ -72,6 +75,7 @@ class Scene:
     labels: Layout
     known: np.ndarray
     actors: Sequence[Actor] = field(default_factory=tuple)
+    redriven: bool = False
 
     @property
     def seconds(self) -> float:
