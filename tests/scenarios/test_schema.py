@@ -1,12 +1,15 @@
 """The published JSON Schema, the reader, and a validator of neither's making agree."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 import yaml
 
+from drivesim.clip import CLASSES
 from drivesim.errors import UserError
+from drivesim.scenarios.build import build
 from drivesim.scenarios.files import library, read_scenario
 from drivesim.scenarios.schema import json_schema
 from tests.scenarios.test_build import BAD
@@ -30,6 +33,17 @@ def test_every_scenario_of_the_library_says_what_happens():
         scenario = read_scenario(path, name)
         assert scenario.title
         assert scenario.seconds
+
+
+def test_the_examples_of_the_documentation_are_scenarios(tmp_path):
+    blocks = re.findall(r"```yaml\n(.*?)```", (PUBLISHED.parent / "scenarios.md").read_text(), re.DOTALL)
+    assert len(blocks) == 2
+    for block in blocks:
+        (tmp_path / "a.yaml").write_text(block)
+        read_scenario(tmp_path / "a.yaml", "a")
+    (tmp_path / "a.yaml").write_text(blocks[0])
+    layout = build(str(tmp_path / "a.yaml")).layout
+    assert {CLASSES.index("car"), CLASSES.index("pedestrian")} < set(layout.classes[0].tolist())  # and empty slots
 
 
 def test_a_validator_takes_the_library_and_says_of_bad_files_what_the_reader_says(tmp_path):
