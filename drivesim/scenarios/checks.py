@@ -52,13 +52,14 @@ def check_seen(scene: Scene, sight: Sight) -> None:
 
 def check_apart(scene: Scene) -> None:
     """raises UserError if something that the scenario asks for stands in something else, or in the camera car"""
-    solid = [actor for actor in scene.actors if actor.in_space.any()]
+    solid = [(actor, _shape(actor)) for actor in scene.actors if actor.in_space.any()]
     ego = ego_actor(scene)
-    for i, actor in enumerate(solid):
-        for other in ([ego] if ego else []) + solid[:i]:
+    ours = [] if ego is None else [(ego, _shape(ego))]
+    for i, (actor, shape) in enumerate(solid):
+        for other, its_shape in ours + solid[:i]:
             if not (actor.added or (scene.redriven if other is ego else other.added)):
                 continue  # as it was recorded: annotations touch
-            meeting = np.flatnonzero(overlaps(_shape(actor), _shape(other)))
+            meeting = np.flatnonzero(overlaps(shape, its_shape))
             if len(meeting):
                 who = EGO if other is ego else str(other)
                 until = f" to {scene.when(int(meeting[-1]))}" if len(meeting) > 1 else ""
@@ -79,15 +80,23 @@ def ego_actor(scene: Scene) -> Actor | None:
 def overlaps(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Whether two rectangles on the ground overlap, [T]; False where one is unknown. a, b [T, 5] x, z, yaw, length,
     width. By separating axes: they do not if their shadows on a side of either do not."""
-    meeting = np.isfinite(a).all(-1) & np.isfinite(b).all(-1)
     offset = b[:, :2] - a[:, :2]
+    reach = np.hypot(a[:, 3], a[:, 4]) + np.hypot(b[:, 3], b[:, 4])
+    near = np.flatnonzero(2 * np.hypot(*offset.T) < reach)  # seldom; NaN is not
+    a, b, offset = a[near], b[near], offset[near]
+    meeting = np.isfinite(a[:, 2]) & np.isfinite(b[:, 2])
     for yaw in (a[:, 2], a[:, 2] + np.pi / 2, b[:, 2], b[:, 2] + np.pi / 2):
         axis = np.stack([np.sin(yaw), np.cos(yaw)], -1)
-        reach = sum(
-            np.abs(np.cos(yaw - s[:, 2])) * s[:, 3] / 2 + np.abs(np.sin(yaw - s[:, 2])) * s[:, 4] / 2 for s in (a, b)
-        )
-        meeting &= np.abs((offset * axis).sum(-1)) < reach - TOUCH_M
-    return meeting
+        meeting &= np.abs((offset * axis).sum(-1)) < _shadow(a, yaw) + _shadow(b, yaw) - TOUCH_M
+    found = np.zeros(len(reach), bool)
+    found[near] = meeting
+    return found
+
+
+def _shadow(shape: np.ndarray, yaw: np.ndarray) -> np.ndarray:
+    """Half of what rectangles [n, 5] measure along yaw [n]."""
+    turned = yaw - shape[:, 2]
+    return (np.abs(np.cos(turned)) * shape[:, 3] + np.abs(np.sin(turned)) * shape[:, 4]) / 2
 
 
 def _shape(actor: Actor) -> np.ndarray:

@@ -5,15 +5,18 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+from tqdm import tqdm
 
 from drivesim.clip import MIN_VISIBILITY, Camera
-from drivesim.geometry import corners, outline
+from drivesim.geometry import NEAR_M, corners, outline
 from drivesim.scenarios.scene import Actor, Scene
 
 BOXED_M = 80.0  # what is farther away gets no box, as in the procedural town
+LONGEST_M = 30.0  # what is so far behind the camera does not reach before it
 SMALLEST = 0.008  # of the picture's height: 4 pixels of 512, below which data sets here have no boxes
 GRID = (128, 256)  # cells in which is counted who hides whom
 FRACTION_BITS = 4  # of the fixed-point cells that OpenCV draws
+SOON_S = 3.0  # after which progress is shown
 TINY = 0.02  # a share that is as good as nothing: what was behind all others tells nothing of what else hid it
 
 
@@ -54,7 +57,7 @@ def look(scene: Scene) -> Sight:
         hulls.append(outlines)
         depth[i] = scene.depth(actor)
         if actor.boxes is None:
-            boxes[i], solids[i] = _boxes(outlines, depth[i]), _solids(scene, actor)
+            boxes[i], solids[i] = _boxes(outlines), _solids(scene, actor)
         else:
             boxes[i] = _inside(actor.boxes)
             solids[i] = np.nan if actor.solids is None else actor.solids
@@ -69,19 +72,30 @@ def left_by_others(scene: Scene) -> np.ndarray:
 
 
 def _outlines(scene: Scene, actor: Actor) -> list[np.ndarray | None]:
-    """Of each frame the points [k, 2] that the actor's box in space spans on the picture; None where there is none."""
+    """Of each frame the points [k, 2] that the actor's box in space spans on the picture; None where it is out of the
+    picture, or so far that it has no box nor hides one."""
     centre, yaw = scene.in_camera(actor)
-    known = actor.in_space
-    solid = corners(*(np.where(known.reshape(-1, *[1] * (v.ndim - 1)), v, 1.0) for v in (centre, actor.size, yaw)))
-    return [outline(scene.camera, solid[t]) if known[t] else None for t in range(len(known))]
+    points: list[np.ndarray | None] = [None] * len(yaw)
+    near = np.flatnonzero(actor.in_space & (centre[:, 2] <= BOXED_M) & (centre[:, 2] > -LONGEST_M))
+    solid = corners(centre[near], actor.size[near], yaw[near])
+    whole = (solid[..., 2] >= NEAR_M).all(-1)
+    size = [scene.camera.width, scene.camera.height]
+    ahead = scene.camera.project(solid[whole].reshape(-1, 3)).reshape(-1, 8, 2) / size
+    inside = ((ahead.max(1) > 0) & (ahead.min(1) < 1)).all(-1)
+    for t, shape in zip(near[whole][inside], ahead[inside], strict=True):
+        points[t] = shape
+    for t, corner in zip(near[~whole], solid[~whole], strict=True):
+        points[t] = outline(scene.camera, corner)
+    return points
 
 
-def _boxes(outlines: list[np.ndarray | None], depth: np.ndarray) -> np.ndarray:
-    """Tight boxes [T, 4] within the picture; NaN where there is none, or it is too far or too small to be boxed."""
-    tight = [np.full(4, np.nan) if o is None else np.concatenate([o.min(0), o.max(0)]) for o in outlines]
+def _boxes(outlines: list[np.ndarray | None]) -> np.ndarray:
+    """Tight boxes [T, 4] within the picture; NaN where there is none, or it is too small to be boxed."""
+    nowhere = np.full(4, np.nan)
+    tight = [nowhere if o is None else np.concatenate([o.min(0), o.max(0)]) for o in outlines]
     boxes = _inside(np.stack(tight))
-    gone = (depth > BOXED_M) | (boxes[:, 3] - boxes[:, 1] < SMALLEST)
-    return np.where(gone[:, None], np.nan, boxes)
+    small = boxes[:, 3] - boxes[:, 1] < SMALLEST
+    return np.where(small[:, None], np.nan, boxes)
 
 
 def _inside(boxes: np.ndarray) -> np.ndarray:
@@ -110,7 +124,7 @@ def _shares(actors: Sequence[Actor], hulls: list, depth: np.ndarray) -> np.ndarr
 def _uncovered(hulls: list[list[np.ndarray | None]], depth: np.ndarray) -> np.ndarray:
     """[A, T] share of each hull's part in the picture that no nearer hull covers; 1 where there is no hull."""
     share = np.ones(depth.shape)
-    for t in range(depth.shape[1]):
+    for t in tqdm(range(depth.shape[1]), "who hides whom", unit="frame", delay=SOON_S, leave=False):
         free = np.ones(GRID, np.uint8)
         there = [(depth[i, t], i, hull) for i in range(len(hulls)) if (hull := hulls[i][t]) is not None]
         for _, i, hull in sorted(there, key=lambda nearest: nearest[:2]):
