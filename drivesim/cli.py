@@ -15,6 +15,7 @@ ABOUT = {
     "train": "one stage, or all of them, into a bundle",
     "distill": "a bundle whose stages are sampled in few steps, taught by one that takes many",
     "plan": "parameters, FLOPs, memory and time of an experiment before it is trained",
+    "scenario": "what a video shall show: draw, check, list; roads, cars and people in YAML",
     "generate": "a video from a bundle, a start frame and a layout",
     "evaluate": "distances between real and generated video, as one HTML report",
 }

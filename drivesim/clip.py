@@ -177,6 +177,11 @@ class Layout:
         solids = torch.nn.functional.pad(self.solids, (0, 0, 0, missing), value=float("nan"))
         return replace(self, boxes=boxes, classes=grow(self.classes), tracks=grow(self.tracks), solids=solids)
 
+    def first(self, slots: int) -> "Layout":
+        """The first `slots` boxes of each frame."""
+        kept = {name: getattr(self, name)[..., :slots] for name in ("classes", "tracks")}
+        return replace(self, boxes=self.boxes[..., :slots, :], solids=self.solids[..., :slots, :], **kept)
+
     @staticmethod
     def stack(layouts: Sequence["Layout"]) -> "Layout":
         """Stack layouts of equal shape along a new first dimension."""

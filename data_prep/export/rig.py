@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 from scipy.spatial.transform import Rotation
 
-from data_prep.geometry import upright
 from data_prep.mounts import MOUNTS, Mount
+from drivesim.geometry import upright
 
 FRONT_M = (
     1.7,

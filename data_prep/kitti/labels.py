@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.geometry import corners
 from data_prep.kitti.objects import CLASSES, LEFT_OUT, Labelled, visibility, wrapped
 from data_prep.kitti.text import numbers, read_lines
 from data_prep.source import NAN, Refused
+from drivesim.geometry import corners
 
 COLUMNS = 17
 MAX_INT = 2**31 - 1  # tracks are int32 in the clip store

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data_prep.geometry import picture_box
 from data_prep.kitti.calibration import Calibration
 from data_prep.source import NAN, Box
 from drivesim.clip import Camera
+from drivesim.geometry import picture_box
 
 CLASSES = {
     "Car": "car",
@@ -26,7 +26,7 @@ LEFT_OUT = ("Misc", "DontCare")
 class Labelled:
     """An object in one frame, in the rectified coordinates of camera 0 (x right, y down, z forward), metres.
 
-    solid  [8, 3] its corners, in the order of data_prep.geometry.corners
+    solid  [8, 3] its corners, in the order of drivesim.geometry.corners
     yaw    as in data_prep.source.Box
     xyxy   its box on the picture, pixels, where the label gives one; else it is found by projecting `solid`
     """

@@ -7,17 +7,17 @@ from xml.etree.ElementTree import Element
 
 import numpy as np
 
-from data_prep.geometry import corners
 from data_prep.kitti.calibration import Calibration
 from data_prep.kitti.objects import CLASSES, LEFT_OUT, Labelled, visibility, wrapped
 from data_prep.kitti.text import numbers
 from data_prep.source import Refused
+from drivesim.geometry import corners
 
 # The levels are words; each stands for the middle of what its word leaves. -1, and 99 in files, is unset.
 OCCLUSION = {0: 1.0, 1: 0.5, 2: 0.0}  # visible, partly, fully occluded
 TRUNCATION = {0: 1.0, 1: 0.5, 2: 0.0, 3: 0.0}  # in the picture, truncated, out of it, behind it
 UNSET = {"occlusion": "-1", "truncation": "-1"}  # older files lack these
-# Velodyne (x forward, y left, z up) with its axes named as a camera's, in which data_prep.geometry thinks.
+# Velodyne (x forward, y left, z up) with its axes named as a camera's, in which drivesim.geometry thinks.
 LEVEL = np.array([[0.0, -1, 0], [0, 0, -1], [1, 0, 0]])
 
 

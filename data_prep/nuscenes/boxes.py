@@ -6,11 +6,11 @@ import numpy as np
 from nuscenes.utils.data_classes import Box as Solid
 from pyquaternion import Quaternion
 
-from data_prep.geometry import picture_box, turned_corners, yaw_of
 from data_prep.nuscenes.database import Database
 from data_prep.nuscenes.records import Row
 from data_prep.source import NAN, Box
 from drivesim.clip import Camera
+from drivesim.geometry import picture_box, turned_corners, yaw_of
 
 # Categories, or what they begin with. Left out: animals, emergency vehicles, things that can be moved, racks.
 CLASS_OF = {

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data_prep.geometry import corners, picture_box
 from data_prep.source import Box
 from data_prep.town.painter import Visibility
 from data_prep.town.view import CAMERA_HEIGHT_M, View
 from drivesim.clip import Camera
+from drivesim.geometry import corners, picture_box
 
 BOXED_M = 80.0  # things farther away are drawn but have no box
 SMALLEST_PX = 4.0  # boxes lower than this are left out

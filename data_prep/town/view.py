@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data_prep.geometry import NEAR_M
 from data_prep.mounts import Mount
 from data_prep.town.paths import direction, right_of
+from drivesim.geometry import NEAR_M
 
 CAMERA_HEIGHT_M = 1.5
 FIELD_OF_VIEW = np.radians(77)  # horizontal

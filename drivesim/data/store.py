@@ -7,7 +7,7 @@ import json
 import os
 from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -183,19 +183,29 @@ class ClipStore:
 
         Boxes seen less than `min_visibility` are left out: asking for a hidden car steers nothing.
         """
+        frames, boxes = self.tables_of(clip)
         row = self.row(clip)
-        frames, boxes = self._frames_of(clip, row), self._boxes_of(clip, row)
-        layout = Layout.unknown(len(frames), slots=slots)
+        layout = frame_labels(frames, row.weather, float(row.fps)).pad(slots)
         _fill_boxes(layout, boxes, min_visibility)
-        layout.night[:] = torch.tensor(frames["night"].to_numpy())
-        layout.crowdedness[:] = torch.tensor(frames["vehicles"].to_numpy())
-        layout.known[:] = bool(row.has_boxes)
-        layout.weather[:] = WEATHERS.index(row.weather) if row.weather in WEATHERS else NO_WEATHER
-        layout.speed[:] = torch.tensor(frames["speed_mps"].to_numpy())
-        layout.steering[:] = torch.tensor(frames["steering_rad"].to_numpy())
-        travel, heading = ego_motion(frames.select(POSE).to_pandas(ignore_metadata=True, use_threads=False))
-        layout.travel[:], layout.heading[:] = torch.from_numpy(travel), torch.from_numpy(heading)
-        return layout.moving(torch.arange(len(frames)) / float(row.fps))
+        return replace(layout, known=torch.full_like(layout.known, bool(row.has_boxes)))
+
+    def tables_of(self, clip: str) -> tuple[pa.Table, pa.Table]:
+        """Rows of the FRAMES and of the BOXES table of one clip."""
+        row = self.row(clip)
+        return self._frames_of(clip, row), self._boxes_of(clip, row)
+
+
+def frame_labels(frames: pa.Table, weather: str, fps: float) -> Layout:
+    """What rows of the FRAMES table say of whole frames: a layout [T] of one empty slot, whose boxes are not known."""
+    layout = Layout.unknown(len(frames))
+    layout.night[:] = torch.tensor(frames["night"].to_numpy())
+    layout.crowdedness[:] = torch.tensor(frames["vehicles"].to_numpy())
+    layout.weather[:] = WEATHERS.index(weather) if weather in WEATHERS else NO_WEATHER
+    layout.speed[:] = torch.tensor(frames["speed_mps"].to_numpy())
+    layout.steering[:] = torch.tensor(frames["steering_rad"].to_numpy())
+    travel, heading = ego_motion(frames.select(POSE).to_pandas(ignore_metadata=True, use_threads=False))
+    layout.travel[:], layout.heading[:] = torch.from_numpy(travel), torch.from_numpy(heading)
+    return layout.moving(torch.arange(len(frames)) / fps)
 
 
 def clip_file(root: Place, clip: str, row: Any) -> ClipFile:

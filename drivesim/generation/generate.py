@@ -66,7 +66,9 @@ class GenerateConfig:
     bundle: str = option(help="folder of trained stages, made by `drivesim train`")
     start: str = option("none", "picture, video or stored clip (STORE:CLIP) to start from, or none")
     start_time: float | None = option(None, "moment of the start video to go on from, seconds; its end if not given")
-    layout: str = option("none", "boxes and labels: a .json or .csv file, STORE:CLIP[:START_S], or none")
+    layout: str = option(
+        "none", "boxes and labels: a scenario (.yaml, or its name), a .json or .csv file, STORE:CLIP[:START_S], or none"
+    )
     night: float | None = option(None, "0 day .. 1 night, for every frame; overrides the layout")
     crowdedness: float | None = option(None, "vehicles in view, for every frame; overrides the layout")
     weather: str | None = option(None, f"one of {', '.join(WEATHERS)}, for every frame; overrides the layout")

@@ -1,11 +1,12 @@
-"""Layouts from outside: JSON and CSV files (docs/layout_file.md), or a stored clip, resampled to the video's frames."""
+"""Layouts from outside: JSON and CSV files (docs/layout_file.md), scenarios, or a stored clip, resampled to the video's
+frames."""
 
 import csv
 import difflib
 import json
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
@@ -22,6 +23,7 @@ from drivesim.data.store import ClipStore, is_store
 from drivesim.errors import UserError
 from drivesim.files import atomic_path
 
+SUFFIXES = (".json", ".csv")
 FILE_KEYS = ("fps", "frames")
 LABEL_KEYS = {
     "night": "night",
@@ -57,6 +59,8 @@ class TimedLayout:
     frame_s  how long the last frame lasts, seconds
     source   where it comes from, for messages
     keep_largest  leave out the smallest boxes when there are more than slots, as training does; else refuse
+    names    of tracks, where the slots of each frame are in order of priority: the first are kept, a line says which
+             are left out
     """
 
     layout: Layout
@@ -64,15 +68,20 @@ class TimedLayout:
     frame_s: float
     source: str
     keep_largest: bool = False
+    names: Mapping[int, str] | None = None
 
     def check(self, seconds: float, slots: int) -> "TimedLayout":
-        """raises  UserError if it ends before `seconds`, or a frame holds more boxes than `slots`"""
+        """What is to be sampled of it. raises UserError if it ends before `seconds`, or a frame holds more boxes than
+        `slots`, unless it is known which to leave out"""
         covered = max(0.0, float(self.times_s[-1]) + self.frame_s)
         if covered + SLACK_S < seconds:
             frames = int((self.times_s > -self.frame_s).sum())
             found = f"{self.source} has {frames} frames, {covered:.2f} s"
             raise UserError(f"{found}; {seconds:g} s were asked for: lower seconds or give more frames")
         counts = (self.layout.classes != NO_BOX).sum(-1)
+        if self.names is not None and int(counts.max()) > slots:
+            print(f"drivesim: {self.source}: {self.left_out(slots)}", file=sys.stderr)
+            return replace(self, layout=self.layout.first(slots))
         if not self.keep_largest and int(counts.max()) > slots:
             frame = int(counts.argmax())
             found = f"{self.source}: frame {frame} has {int(counts[frame])} boxes"
@@ -81,9 +90,23 @@ class TimedLayout:
 
     def sample(self, seconds: float, fps: float, slots: int) -> Layout:
         """[round(seconds * fps)] frames at 0, 1/fps, 2/fps, ... with `slots` slots each. raises UserError (`check`)"""
-        self.check(seconds, slots)
+        layout = self.check(seconds, slots).layout
         at = np.arange(round(seconds * fps)) / fps
-        return resample(self.layout, self.times_s, at).pad(slots)
+        return resample(layout, self.times_s, at).pad(slots)
+
+    def left_out(self, slots: int) -> str:
+        """One line: which tracks are left out where by a model that takes `slots` boxes, beside those it keeps."""
+        frames: dict[int, list[int]] = {}
+        for t, slot in torch.nonzero(self.layout.classes[:, slots:] != NO_BOX).tolist():
+            frames.setdefault(int(self.layout.tracks[t, slots + slot]), []).append(t)
+        if not frames:
+            return f"no frame has more than {slots} boxes"
+        told = [
+            f"{(self.names or {}).get(track, f'track {track}')} in {_runs(at)}" for track, at in sorted(frames.items())
+        ]
+        return (
+            f"the model takes {slots} boxes a frame; left out: {', '.join(told)}; raise the priority of what must stay"
+        )
 
 
 def load_layout(spec: str, seconds: float, fps: float, slots: int) -> Layout | None:
@@ -93,18 +116,24 @@ def load_layout(spec: str, seconds: float, fps: float, slots: int) -> Layout | N
 
 
 def read_layout(spec: str) -> TimedLayout | None:
-    """Read "none", a .json or .csv file, or STORE:CLIP[:START_S], a stored clip from its second START_S on.
+    """Read "none", a .json or .csv file, a scenario (a .yaml file, or a name of the library), or STORE:CLIP[:START_S],
+    a stored clip from its second START_S on.
 
     raises  UserError naming file, frame and track of what is wrong
     """
     if spec == "none":
         return None
+    from drivesim.scenarios import build, files  # whose bases are read here in turn
+
     path = Path(spec)
-    if path.suffix.lower() in (".json", ".csv"):
+    if path.suffix.lower() in SUFFIXES:
         return _read_file(path)
+    if files.find(spec):
+        return build.build(spec).timed()
     if ":" in spec:
         return _read_clip(spec)
-    raise UserError(f"layout {spec}: expected a .json or .csv file, STORE:CLIP[:START_S], or none")
+    expected = "expected a .json or .csv file, a scenario (.yaml, or its name), STORE:CLIP[:START_S], or none"
+    raise UserError(f"layout {spec}: {expected}; {files.unknown(spec)}")
 
 
 def save_layout(layout: Layout, fps: float, path: Path | str) -> Path:
@@ -113,7 +142,7 @@ def save_layout(layout: Layout, fps: float, path: Path | str) -> Path:
     raises  UserError for another suffix
     """
     path = Path(path)
-    if path.suffix.lower() not in (".json", ".csv"):
+    if path.suffix.lower() not in SUFFIXES:
         raise UserError(f"layout {path}: expected a name that ends in .json or .csv")
     frames = [_frame_dict(layout[t], t / fps) for t in range(layout.num_frames)]
     with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
@@ -126,6 +155,13 @@ def save_layout(layout: Layout, fps: float, path: Path | str) -> Path:
             writer.writeheader()
             writer.writerows(rows)
     return path
+
+
+def _runs(numbers: list[int]) -> str:
+    """Rising frame numbers for people: frames 3-9, 12."""
+    ends = [i for i in range(len(numbers)) if i + 1 == len(numbers) or numbers[i + 1] > numbers[i] + 1]
+    runs = [(numbers[begin], numbers[end]) for begin, end in zip([0, *(end + 1 for end in ends)], ends, strict=False)]
+    return "frames " + ", ".join(f"{a}" if a == b else f"{a}-{b}" for a, b in runs)
 
 
 def resample(layout: Layout, times_s: np.ndarray, at_s: np.ndarray) -> Layout:
@@ -163,7 +199,7 @@ def resample(layout: Layout, times_s: np.ndarray, at_s: np.ndarray) -> Layout:
 
 
 def _read_clip(spec: str) -> TimedLayout:
-    root, clip, start_s = _split_clip(spec)
+    root, clip, start_s = split_clip(spec)
     store = ClipStore(root)
     if clip not in store.index.index:
         close = difflib.get_close_matches(clip, store.clips(), n=3) or store.clips()[:3]
@@ -178,7 +214,7 @@ def _read_clip(spec: str) -> TimedLayout:
     return TimedLayout(store.layout(clip, fullest), times, 1 / info.fps, f"layout {spec}", keep_largest=True)
 
 
-def _split_clip(spec: str) -> tuple[str, str, float]:
+def split_clip(spec: str) -> tuple[str, str, float]:
     """STORE:CLIP[:START_S]; a clip may be called 0001 and a folder may hold colons, so the store on disk decides."""
     root, _, clip = spec.rpartition(":")
     head, _, name = root.rpartition(":")

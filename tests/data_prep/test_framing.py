@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 
 from data_prep.framing import framed
-from data_prep.geometry import corners, picture_box
 from data_prep.source import Box, Frame
 from drivesim.clip import Camera
+from drivesim.geometry import corners, picture_box
 
 K = np.array([[100.0, 0, 80], [0, 100.0, 60], [0, 0, 1]])
 

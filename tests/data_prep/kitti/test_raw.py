@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_prep.geometry import corners
 from data_prep.kitti.calibration import raw_calibration
 from data_prep.kitti.oxts import raw_motions
 from data_prep.kitti.raw import read_times
@@ -16,6 +15,7 @@ from data_prep.prepare import main
 from drivesim.clip import Camera
 from drivesim.data.store import ClipStore, ego_motion
 from drivesim.errors import UserError
+from drivesim.geometry import corners
 
 HEIGHT, WIDTH = 64, 160
 CAR = ("Car", (1.5, 1.7, 4.2), 2, [{"tx": 12.0 + i, "ty": 1.5, "tz": -1.7, "rz": 0.6} for i in range(4)])

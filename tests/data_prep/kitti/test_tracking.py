@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_prep.geometry import corners
 from data_prep.kitti.calibration import tracking_calibration
 from data_prep.kitti.source import KittiConfig, KittiSource
 from data_prep.prepare import main
 from drivesim.clip import Camera
 from drivesim.data.store import ClipStore
+from drivesim.geometry import corners
 
 HEIGHT, WIDTH = 64, 160
 CAR = "2 7 Car 0 1 -1.57 60.5 20.25 90.0 40.75 1.50 1.70 4.20 1.25 1.60 14.50 {:.4f}"

@@ -6,9 +6,9 @@ from nuscenes.nuscenes import NuScenes
 from nuscenes.utils.geometry_utils import BoxVisibility, view_points
 from pyquaternion import Quaternion
 
-from data_prep.geometry import NEAR_M, corners
 from data_prep.nuscenes.boxes import boxes_of, class_of, track_numbers, visible_share
 from data_prep.nuscenes.database import open_database
+from drivesim.geometry import NEAR_M, corners
 
 CAMERAS = ("CAM_BACK", "CAM_FRONT")
 SCENE = "scene-0061"

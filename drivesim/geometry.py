@@ -1,4 +1,4 @@
-"""Boxes in space and on the picture, as every source with 3D annotations needs them."""
+"""Boxes in space and on the picture, as scenarios and every source with 3D annotations need them."""
 
 import numpy as np
 
@@ -37,14 +37,24 @@ def yaw_of(rotation: np.ndarray) -> np.ndarray:
     return np.arctan2(rotation[:, 0, 0], rotation[:, 2, 0])
 
 
-def picture_box(camera: Camera, solid: np.ndarray) -> tuple[float, float, float, float] | None:
-    """Tight box (fractions of the picture) of the 8 corners of a box, cut at the near plane; None out of view."""
+def outline(camera: Camera, solid: np.ndarray) -> np.ndarray | None:
+    """Points [k, 2], fractions of the picture, whose hull a box fills: its 8 corners [8, 3], cut at the near plane.
+
+    None for a box behind it. Points may lie outside the picture.
+    """
     if (solid[:, 2] < NEAR_M).any():
         solid = _cut(solid)
         if len(solid) == 0:
             return None
-    pixels = camera.project(solid) / [camera.width, camera.height]
-    low, high = np.clip(pixels.min(0), 0, 1), np.clip(pixels.max(0), 0, 1)
+    return camera.project(solid) / [camera.width, camera.height]
+
+
+def picture_box(camera: Camera, solid: np.ndarray) -> tuple[float, float, float, float] | None:
+    """Tight box (fractions of the picture) of the 8 corners of a box, cut at the near plane; None out of view."""
+    points = outline(camera, solid)
+    if points is None:
+        return None
+    low, high = np.clip(points.min(0), 0, 1), np.clip(points.max(0), 0, 1)
     return (float(low[0]), float(low[1]), float(high[0]), float(high[1])) if (high > low).all() else None
 
 
