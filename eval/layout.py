@@ -73,8 +73,8 @@ class BoxHead(nn.Module):
 class CarFinder(BoxHead):
     """Frames -> where vehicles are.
 
-    `threshold` is the score from which a find counts, chosen on held-out real frames; `recall` and `precision` are those
-    it has there, nan before.
+    `threshold` is the score from which a find counts, chosen on held-out real frames; `recall` and `precision` are
+    those it has there, nan before.
     """
 
     def __init__(self, width: int = 48) -> None:
@@ -89,8 +89,7 @@ class CarFinder(BoxHead):
     def look(self, frame: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """As `find`, with the faint ones too: boxes [n, 4], their scores [n] in 0..1, and occupancy."""
         every, scores, occupied = self.candidates(frame)
-        boxes, scores = surest(every, scores[0])
-        return boxes, scores, occupied[0].unflatten(0, GRID).numpy()
+        return *surest(every, scores[0]), occupied[0].unflatten(0, GRID).numpy()
 
     def calibrate(self, held_out: Iterable[Sample]) -> None:
         """Choose the threshold with the best F1 on real frames that were not trained on, and note what it has there."""
@@ -295,21 +294,23 @@ def store_samples(store: ClipStore, split: str, count: int, min_visibility: floa
     clips = [clip for clip in store.clips(split) if store.index.loc[clip].has_boxes]
     if not clips:
         raise UserError(f"{store.root}: no clip of split {split} has boxes; the car finder needs some")
-    for clip, t, image in spread(store, clips, count, f"car finder: {split} frames"):
-        layout = store.layout(clip, min_visibility=min_visibility) if t == 0 else layout
-        if t < layout.num_frames:
-            yield resize(image, INPUT), vehicle_boxes(layout, t)
+    for clip, frames in spread(store, clips, count, f"car finder: {split} frames"):
+        layout = store.layout(clip, min_visibility=min_visibility)
+        for t, image in frames:
+            if t < layout.num_frames:
+                yield image, vehicle_boxes(layout, t)
 
 
-def spread(store: ClipStore, clips: list[str], count: int, told: str) -> Iterator[tuple[str, int, np.ndarray]]:
-    """At most about `count` frames, spread evenly over clips: clip, number of the frame, frame [H, W, 3] as stored; of
-    every clip that is chosen the first frame among them."""
+def spread(
+    store: ClipStore, clips: list[str], count: int, told: str
+) -> Iterator[tuple[str, Iterator[tuple[int, np.ndarray]]]]:
+    """At most about `count` frames, spread evenly over clips: each clip with some of its frames, their numbers and
+    themselves, shrunk to 128x256."""
     clips = clips[:: max(1, len(clips) // count)]
     for clip in tqdm(clips, told, leave=False):
         stride = max(1, math.ceil(int(store.row(clip).frames) * len(clips) / count))
-        for t, image in enumerate(iterate(store.video(clip))):
-            if t % stride == 0:
-                yield clip, t, image
+        frames = enumerate(iterate(store.video(clip)))
+        yield clip, ((t, resize(image, INPUT)) for t, image in frames if t % stride == 0)
 
 
 def finder_for(store: ClipStore, cache: Path | str, seconds: float = 90, seed: int = 0) -> CarFinder:
