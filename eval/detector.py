@@ -1,7 +1,7 @@
 """A small detector of every class, and how well it finds boxes: COCO's average precision.
 
-A head on the frozen maps of EfficientNet-lite0, anchor-free and per cell as FCOS (Tian et al. 2019): all that it knows of
-driving comes from the frames it was trained on.
+A head on the frozen maps of EfficientNet-lite0, anchor-free and per cell as FCOS (Tian et al. 2019): all that it
+knows of driving comes from the frames it was trained on.
 """
 
 import contextlib
@@ -19,8 +19,7 @@ from tqdm import tqdm
 
 from drivesim.clip import CLASSES, NO_BOX
 from drivesim.data.store import ClipStore
-from eval.layout import INPUT, BoxHead, fit, spread, surest, targets, trunk
-from eval.videos import resize
+from eval.layout import BoxHead, fit, spread, surest, targets, trunk
 
 SLOTS = 100  # boxes a frame that are looked at, and finds a frame that count, as in COCO
 FAINTEST = 0.03  # score of the faintest finds; average precision weighs them by their rank
@@ -110,21 +109,25 @@ def train_detector(
 
 def labelled_frames(store: ClipStore, clips: list[str], count: int, told: str) -> Iterator[Labelled]:
     """At most about `count` frames, spread evenly over clips that have boxes."""
-    for clip, t, image in spread(store, clips, count, told):
-        if t == 0:
-            layout = store.layout(clip, SLOTS, min_visibility=0.0)
-            shown = store.layout(clip, SLOTS, MIN_VISIBILITY).tracks
-        if t < layout.num_frames:
-            there = layout.classes[t] != NO_BOX
-            hidden = ~torch.isin(layout.tracks[t][there], shown[t])
-            boxes, labels = layout.boxes[t][there], layout.classes[t][there]
-            yield Labelled(resize(image, INPUT), boxes.numpy(), labels.numpy(), hidden.numpy())
+    for clip, frames in spread(store, clips, count, told):
+        layout, shown = (store.layout(clip, SLOTS, visibility) for visibility in (0.0, MIN_VISIBILITY))
+        for t, image in frames:
+            if t < layout.num_frames:
+                there = layout.classes[t] != NO_BOX
+                hidden = ~torch.isin(layout.tracks[t][there], shown.tracks[t])
+                boxes, labels = layout.boxes[t][there], layout.classes[t][there]
+                yield Labelled(image, boxes.numpy(), labels.numpy(), hidden.numpy())
 
 
 def average_precision(truth: Sequence[Labelled], found: Sequence[Found]) -> dict[str, dict[str, float]]:
     """Average precision of finds, frame by frame, by COCO's own evaluation (Lin et al. 2014): for each class that
     occurs, and for their mean, `ap` over IoU 0.5 to 0.95, `ap50` at 0.5 (0..1), and `boxes`, how many there are to be
-    found. Hidden and tiny boxes count neither way."""
+    found. Hidden and tiny boxes count neither way.
+
+    raises  ValueError if there is nothing to find
+    """
+    if not any(countable(given).any() for given in truth):
+        raise ValueError(f"{len(truth)} frames without a box that counts; average precision needs some")
     with contextlib.redirect_stdout(io.StringIO()):  # it reports to people as it goes
         coco = COCO()
         coco.dataset = {"images": [{"id": i} for i in range(len(truth))], "annotations": _annotations(truth),
@@ -142,18 +145,26 @@ def average_precision(truth: Sequence[Labelled], found: Sequence[Found]) -> dict
     result = {name: {"ap": float(precision[:, :, k].mean()), "ap50": float(precision[0, :, k].mean()),
                      "boxes": counts[k]}
               for k, name in enumerate(CLASSES) if counts[k]}  # fmt: skip
-    means = {
-        key: float(np.mean([row[key] for row in result.values()])) if result else math.nan for key in ("ap", "ap50")
-    }
-    return {OVERALL: {**means, "boxes": sum(counts)}, **result}
+    mean = {key: float(np.mean([row[key] for row in result.values()])) for key in ("ap", "ap50")}
+    return {OVERALL: {**mean, "boxes": sum(counts)}, **result}
+
+
+def countable(given: Labelled) -> np.ndarray:
+    """[n] those boxes that are to be found: neither hidden nor tiny."""
+    return ~given.hidden & (_areas(given.boxes) >= SMALLEST)
+
+
+def _areas(boxes: np.ndarray) -> np.ndarray:
+    """[n, 4] -> [n], shares of the picture."""
+    return (boxes[:, 2:] - boxes[:, :2]).prod(1).astype(float)
 
 
 def _annotations(truth: Sequence[Labelled]) -> list[dict]:
-    rows = []
+    rows: list[dict] = []
     for image, given in enumerate(truth):
-        for box, label, hidden in zip(given.boxes.astype(float), given.labels, given.hidden, strict=True):
+        areas = np.where(given.hidden, 0.0, _areas(given.boxes))  # no area: outside the range, so it counts neither way
+        for box, label, area in zip(given.boxes.astype(float), given.labels, areas.tolist(), strict=True):
             x1, y1, x2, y2 = box.tolist()
-            area = 0.0 if hidden else (x2 - x1) * (y2 - y1)  # no area: outside the range, so it counts neither way
             rows.append({"id": len(rows) + 1, "image_id": image, "category_id": int(label), "iscrowd": 0,
                          "bbox": [x1, y1, x2 - x1, y2 - y1], "area": area})  # fmt: skip
     return rows

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from drivesim import __version__
 from drivesim.clip import CLASSES
 from drivesim.config import option, parse
-from drivesim.data.store import SPLITS, ClipStore
+from drivesim.data.store import ClipStore
 from drivesim.errors import UserError
 from drivesim.files import atomic_path, refuse_existing
 from drivesim.generation.draw import contact_sheet, draw_boxes, save_png
@@ -30,6 +30,7 @@ from eval.detector import (
     Labelled,
     Lessons,
     average_precision,
+    countable,
     labelled_frames,
     train_detector,
 )
@@ -110,15 +111,23 @@ def open_frames(config: UtilityConfig) -> tuple[dict[str, list[Labelled]], list[
         refuse_shared(name, *chosen[name], *chosen["test"])
     counts = {"real": config.real_frames or config.frames, "synthetic": config.frames, "test": config.test_frames}
     frames = {
-        name: list(labelled_frames(store, clips, counts[name], f"{name} frames"))
+        name: _thinned(list(labelled_frames(store, clips, counts[name], f"{name} frames")), counts[name])
         for name, (store, clips) in chosen.items()
     }
     for name, given in frames.items():
         if len(given) < LEAST:
             raise UserError(f"{name}: {len(given)} frames with boxes, at least {LEAST} are needed; give more clips")
-        if not any(len(frame.boxes) for frame in given):
-            raise UserError(f"{name}: none of {len(given)} frames holds a box; there is nothing to find")
+        if not any(countable(frame).any() for frame in given):
+            raise UserError(f"{name}: none of {len(given)} frames shows a box well enough to be found; give others")
+        if len(given) < counts[name]:
+            print(f"drivesim: {name} has {len(given)} of the {counts[name]} frames asked for", file=sys.stderr)
     return {name: frames[name] for name in ("real", "synthetic")}, frames["test"]
+
+
+def _thinned(frames: list[Labelled], count: int) -> list[Labelled]:
+    """`count` of them, or all, spread evenly."""
+    at = np.linspace(0, len(frames) - 1, min(count, len(frames))).round().astype(int)
+    return [frames[i] for i in at]
 
 
 def _split(store: ClipStore, name: str, splits: Sequence[str]) -> list[str]:
@@ -126,9 +135,8 @@ def _split(store: ClipStore, name: str, splits: Sequence[str]) -> list[str]:
     for split in splits:
         if clips := [clip for clip in store.clips(split) if store.row(clip).has_boxes]:
             return clips
-    raise UserError(
-        f"{name}={store.root}: no clip of split {' or '.join(splits)} has boxes; a detector is trained and tested on them"
-    )
+    wanted = " or ".join(splits)
+    raise UserError(f"{name}={store.root}: no clip of split {wanted} has boxes; a detector needs them, give others")
 
 
 def same_store(a: ClipStore, b: ClipStore) -> bool:
@@ -165,7 +173,8 @@ def study(
     lessons, real = Lessons.cat(list(parts.values())), len(parts["real"])
     every = torch.arange(len(lessons))
     among = {"real": every[:real], "synthetic": every[real:], "both": every}
-    runs, first = [], {}
+    runs: list[Run] = []
+    first: dict[str, Detector] = {}
     jobs = [(seed, name) for seed in seeds for name in SETS]
     for seed, name in tqdm(jobs, "trainings", disable=not progress):
         detector = train_detector(lessons, steps, seed, among[name], progress)
@@ -199,7 +208,7 @@ def table(runs: Sequence[Run], counts: dict[str, int]) -> str:
     columns = [(OVERALL, "ap"), (OVERALL, "ap50"), *((kind, "ap50") for kind in kinds[1:])]
     values = {(row["trained_on"], row["class"], row["figure"]): _per_cent(row["mean"], row["spread"]) for row in rows}
     lines = [["trained on", "frames", *heads]]
-    lines += [[name, str(frames[name]), *(values[name, *column] for column in columns)] for name in SETS]
+    lines += [[name, str(frames[name]), *(values[(name, *column)] for column in columns)] for name in SETS]
     lines.append([f"{counts['test']} test frames", "boxes", *(str(boxes[kind]) for kind, _ in columns)])
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     return "\n".join(
@@ -214,27 +223,28 @@ def _per_cent(mean: float, spread: float) -> str:
 
 def _write(out: Path, config: UtilityConfig, runs: Sequence[Run], counts: dict[str, int], command: str) -> None:
     rows = summary(runs)
+    finite = [{**row, "spread": row["spread"] if np.isfinite(row["spread"]) else None} for row in rows]
     content = {
         "schema": 1, "drivesim": __version__, "torch": torch.__version__, "command": command,
         "options": asdict(config), "frames": counts, "runs": [asdict(run) for run in runs],
-        "summary": [{**row, "spread": row["spread"] if np.isfinite(row["spread"]) else None} for row in rows],
+        "summary": finite,
     }  # fmt: skip
     with atomic_path(out / "utility.json") as temporary:
         temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
     with atomic_path(out / "utility.csv") as temporary, temporary.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
-        writer.writerows(content["summary"])
+        writer.writerows(finite)
 
 
 def _picture(test: Sequence[Labelled], detectors: dict[str, Detector]) -> np.ndarray:
     """Test frames row by row: what is there, and what each kind of detector finds."""
-    fullest = sorted(range(len(test)), key=lambda i: -int((~test[i].hidden).sum()))[: len(test) // 2 + 1]
+    fullest = sorted(range(len(test)), key=lambda i: -int(countable(test[i]).sum()))[: len(test) // 2 + 1]
     pictures, captions = [], []
     for i in sorted(fullest[:: max(1, len(fullest) // SHOWN)][:SHOWN]):
         given = test[i]
         there = Found(given.boxes, given.labels, np.full(len(given.boxes), np.nan))
-        pictures.append(_drawn(given.frame, there, ~given.hidden))
+        pictures.append(_drawn(given.frame, there, countable(given)))
         captions.append(f"what is there, test frame {i}")
         for name in SETS:
             found = detectors[name].detect(given.frame)
