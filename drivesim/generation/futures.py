@@ -64,7 +64,8 @@ def generate_futures(config: GenerateConfig) -> None:
         for i, (future, timed) in enumerate(missing, len(futures) - len(missing) + 1):
             print(f"future {i} of {len(futures)}: {future.caption}")
             make(replace(future.config, overwrite=future.path.exists()), pipeline, start, timed)
-    write_mosaic([f.path for f in futures], [f.caption for f in futures], mosaic, config.overwrite)
+    captions = [future.caption for future in futures]
+    write_mosaic([future.path for future in futures], captions, mosaic, config.overwrite, together(config))
     print(f"{mosaic}: {len(futures)} futures side by side; each by itself in {folder}")
 
 
@@ -88,13 +89,18 @@ def plan(config: GenerateConfig, folder: Path) -> list[Future]:
     told = ", ".join(f"{option} has {length}" for option, length in lengths.items())
     if len(set(lengths.values())) > 1:
         raise UserError(f"{told}; futures differ in all of them at once, so give as many of each")
-    round_of = next(iter(lengths.values()), 1)
+    round_of = together(config)
     count = round_of if config.futures is None else config.futures
     if not 1 <= count <= MOST:
         raise UserError(f"futures={count}, expected 1 to {MOST}")
     if count % round_of:
         raise UserError(f"futures={count}, but {told}; give a multiple of {round_of}, or leave futures out")
     return [_future(config, folder, varied, i, round_of, count) for i in range(count)]
+
+
+def together(config: GenerateConfig) -> int:
+    """How many futures share a seed: as many as what varies has values."""
+    return max(1, *(len(getattr(config, option)) for option in VARIED))
 
 
 def _future(

@@ -13,14 +13,17 @@ from drivesim.generation.writer import VideoWriter
 SCREEN = (1080, 1920)  # height and width that a mosaic is to fill, pixels
 
 
-def write_mosaic(videos: Sequence[Path], captions: Sequence[str], out: Path, overwrite: bool = False) -> Path:
+def write_mosaic(
+    videos: Sequence[Path], captions: Sequence[str], out: Path, overwrite: bool = False, together: int = 1
+) -> Path:
     """Stream videos of one size, rate and length into one, tile by tile; one frame of each is in memory at a time.
 
     captions  one a video; the time is added to each
+    together  videos that belong in one row: there are so many columns, or a multiple
     raises    UserError for a video that cannot be read, an existing `out` without `overwrite`, or a full disk
     """
     info = video.probe(videos[0])
-    columns, size = grid(len(videos), info.height, info.width)
+    columns, size = grid(len(videos), info.height, info.width, together)
     frames = tqdm(zip(*(video.iterate(path, size=size) for path in videos), strict=True), "mosaic", info.frames)
     pictures = tiled(frames, columns, captions, info.fps)
     first = next(pictures)
@@ -32,15 +35,15 @@ def write_mosaic(videos: Sequence[Path], captions: Sequence[str], out: Path, ove
     return out
 
 
-def grid(count: int, height: int, width: int) -> tuple[int, tuple[int, int]]:
-    """The number of columns with which `count` pictures of height x width fill a screen best, and the (height, width)
-    of each there, even, never more than its own."""
+def grid(count: int, height: int, width: int, together: int = 1) -> tuple[int, tuple[int, int]]:
+    """The number of columns, a multiple of `together`, with which `count` pictures of height x width fill a screen
+    best, and the (height, width) of each there, even, never more than its own."""
 
     def scale(columns: int) -> float:
         rows = -(-count // columns)
         return min(SCREEN[0] / (rows * height), SCREEN[1] / (columns * width))
 
-    columns = max(range(1, count + 1), key=lambda n: (scale(n), -n))
+    columns = max(range(together, count + 1, together), key=lambda n: (scale(n), -n))
     shrink = min(1.0, scale(columns))
     return columns, (max(round(height * shrink / 2), 1) * 2, max(round(width * shrink / 2), 1) * 2)
 
