@@ -58,9 +58,9 @@ class Detector(BoxHead):
     def __init__(self) -> None:
         super().__init__(len(CLASSES))
 
-    def detect(self, frame: np.ndarray) -> Found:
-        """The SLOTS surest finds in a uint8 frame [H, W, 3]."""
-        every, scores, _ = self.candidates(frame)
+    def detect(self, maps: list[Tensor]) -> Found:
+        """The SLOTS surest finds in a frame, given its `trunk` maps [1, ...]."""
+        every, scores, _ = self.candidates(maps)
         found = [surest(every, score, FAINTEST) for score in scores]
         labels = np.repeat(np.arange(len(CLASSES)), [len(boxes) for boxes, _ in found])
         boxes, surety = (np.concatenate(part) for part in zip(*found, strict=True))

@@ -62,10 +62,10 @@ class BoxHead(nn.Module):
         return self.head(torch.stack(scaled).sum(0))
 
     @torch.inference_mode()
-    def candidates(self, frame: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
-        """What every cell says of a uint8 frame [H, W, 3]: a box [cells, 4] in fractions, its score by each class
-        [classes, cells], and how occupied it is by each [classes, cells], both 0..1."""
-        occupancy, centre, sides = self(trunk(frame[None]))[0].flatten(1).split([self.classes, 1, 4])
+    def candidates(self, maps: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """What every cell says of a frame, given its trunk maps [1, ...]: a box [cells, 4] in fractions, its score by
+        each class [classes, cells], and how occupied it is by each [classes, cells], both 0..1."""
+        occupancy, centre, sides = self(maps)[0].flatten(1).split([self.classes, 1, 4])
         occupied = occupancy.sigmoid()
         return _to_boxes(sides.T).clamp(0, 1), (occupied * centre.sigmoid()).sqrt(), occupied
 
@@ -88,7 +88,7 @@ class CarFinder(BoxHead):
 
     def look(self, frame: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """As `find`, with the faint ones too: boxes [n, 4], their scores [n] in 0..1, and occupancy."""
-        every, scores, occupied = self.candidates(frame)
+        every, scores, occupied = self.candidates(trunk(frame[None]))
         return *surest(every, scores[0]), occupied[0].unflatten(0, GRID).numpy()
 
     def calibrate(self, held_out: Iterable[Sample]) -> None:

@@ -34,6 +34,7 @@ from eval.detector import (
     labelled_frames,
     train_detector,
 )
+from eval.layout import trunk
 from eval.videos import resize
 
 FILES = ("utility.json", "utility.csv", "detections.png")
@@ -111,7 +112,8 @@ def open_frames(config: UtilityConfig) -> tuple[dict[str, list[Labelled]], list[
         refuse_shared(name, *chosen[name], *chosen["test"])
     counts = {"real": config.real_frames or config.frames, "synthetic": config.frames, "test": config.test_frames}
     frames = {
-        name: _thinned(list(labelled_frames(store, clips, counts[name], f"{name} frames")), counts[name])
+        # Clips of any length may give half of what they are asked for; hence twice as many.
+        name: _thinned(list(labelled_frames(store, clips, 2 * counts[name], f"{name} frames")), counts[name])
         for name, (store, clips) in chosen.items()
     }
     for name, given in frames.items():
@@ -176,10 +178,10 @@ def study(
     runs: list[Run] = []
     first: dict[str, Detector] = {}
     jobs = [(seed, name) for seed in seeds for name in SETS]
+    seen = [trunk(frame.frame[None]) for frame in tqdm(test, "test: maps", leave=False, disable=not progress)]
     for seed, name in tqdm(jobs, "trainings", disable=not progress):
         detector = train_detector(lessons, steps, seed, among[name], progress)
-        found = [detector.detect(frame.frame) for frame in test]
-        runs.append(Run(name, seed, average_precision(test, found)))
+        runs.append(Run(name, seed, average_precision(test, [detector.detect(maps) for maps in seen])))
         first.setdefault(name, detector)
     return runs, first
 
@@ -247,7 +249,7 @@ def _picture(test: Sequence[Labelled], detectors: dict[str, Detector]) -> np.nda
         pictures.append(_drawn(given.frame, there, countable(given)))
         captions.append(f"what is there, test frame {i}")
         for name in SETS:
-            found = detectors[name].detect(given.frame)
+            found = detectors[name].detect(trunk(given.frame[None]))
             pictures.append(_drawn(given.frame, found, found.scores >= SURE))
             captions.append(f"trained on {name}")
     return contact_sheet(pictures, 1 + len(SETS), captions)
