@@ -16,6 +16,8 @@ ABOUT = {
     "plan": "parameters, FLOPs, memory and time of an experiment before it is trained",
     "generate": "a video from a bundle, a start frame and a layout",
     "evaluate": "distances between real and generated video, as one HTML report",
+    "diversity": "how futures of one start differ, beside real drives",
+    "utility": "a detector trained on real clips, on generated ones and on both",
 }
 
 
