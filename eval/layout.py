@@ -6,7 +6,7 @@ split. Its own recall on held-out real frames is the ceiling of any score.
 
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import cv2
@@ -38,44 +38,58 @@ VEHICLE_IDS = torch.tensor([CLASSES.index(name) for name in VEHICLES])
 Sample = tuple[np.ndarray, np.ndarray]  # frame [H, W, 3] uint8, vehicle boxes [n, 4] fractions
 
 
-class CarFinder(nn.Module):
-    """Frames -> where vehicles are.
+class BoxHead(nn.Module):
+    """What finds boxes on the maps of the frozen trunk.
 
-    Per cell it predicts occupancy, nearness to the box's middle (centre-ness of FCOS, Tian et al. 2019) and the
-    distances to the four sides. `threshold` is the score from which a find counts, chosen on held-out real frames;
-    `recall` and `precision` are those it has there, nan before.
+    Per cell it predicts occupancy by each class, nearness to the box's middle (centre-ness of FCOS, Tian et al. 2019)
+    and the distances to the four sides.
     """
 
-    def __init__(self, width: int = 48) -> None:
+    def __init__(self, classes: int = 1, width: int = 48) -> None:
         super().__init__()
+        self.classes = classes
         self.taps = nn.ModuleList(nn.Conv2d(channels, width, 1) for channels in TAPS.values())
         self.head = nn.Sequential(
             nn.SiLU(), nn.Conv2d(width, width, 3, padding=1), nn.GroupNorm(4, width),
             nn.SiLU(), nn.Conv2d(width, width, 3, padding=1), nn.GroupNorm(4, width),
-            nn.SiLU(), nn.Conv2d(width, 6, 1),
+            nn.SiLU(), nn.Conv2d(width, classes + 5, 1),
         )  # fmt: skip
-        self.threshold, self.recall, self.precision = FAINTEST, float("nan"), float("nan")
 
     def forward(self, maps: list[Tensor]) -> Tensor:
-        """Trunk maps -> [b, 6, 32, 64]: logits of occupancy and centre, log distances left, top, right, bottom."""
+        """Trunk maps -> [b, classes + 5, 32, 64]: logits of occupancy by each class and of centre, log distances left,
+        top, right, bottom."""
         scaled = [functional.interpolate(tap(m), GRID, mode="bilinear") for tap, m in zip(self.taps, maps, strict=True)]
         return self.head(torch.stack(scaled).sum(0))
+
+    @torch.inference_mode()
+    def candidates(self, maps: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """What every cell says of a frame, given its trunk maps [1, ...]: a box [cells, 4] in fractions, its score by
+        each class [classes, cells], and how occupied it is by each [classes, cells], both 0..1."""
+        occupancy, centre, sides = self(maps)[0].flatten(1).split([self.classes, 1, 4])
+        occupied = occupancy.sigmoid()
+        return _to_boxes(sides.T).clamp(0, 1), (occupied * centre.sigmoid()).sqrt(), occupied
+
+
+class CarFinder(BoxHead):
+    """Frames -> where vehicles are.
+
+    `threshold` is the score from which a find counts, chosen on held-out real frames; `recall` and `precision` are
+    those it has there, nan before.
+    """
+
+    def __init__(self, width: int = 48) -> None:
+        super().__init__(1, width)
+        self.threshold, self.recall, self.precision = FAINTEST, float("nan"), float("nan")
 
     def find(self, frame: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Vehicles in a uint8 frame [H, W, 3]: boxes [n, 4] fractions x1 y1 x2 y2, and occupancy [32, 64] in 0..1."""
         boxes, scores, occupancy = self.look(frame)
         return boxes[scores >= self.threshold], occupancy
 
-    @torch.inference_mode()
     def look(self, frame: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """As `find`, with the faint ones too: boxes [n, 4], their scores [n] in 0..1, and occupancy."""
-        output = self(trunk(frame[None]))[0]
-        occupancy, centre = output[0].sigmoid(), output[1].sigmoid()
-        scores = (occupancy * centre).sqrt().flatten()
-        chosen = scores > FAINTEST
-        boxes = _to_boxes(output[2:].flatten(1).T)[chosen].clamp(0, 1).numpy()
-        kept = _suppress(boxes, scores[chosen].numpy())
-        return boxes[kept], scores[chosen].numpy()[kept], occupancy.numpy()
+        every, scores, occupied = self.candidates(trunk(frame[None]))
+        return *surest(every, scores[0]), occupied[0].unflatten(0, GRID).numpy()
 
     def calibrate(self, held_out: Iterable[Sample]) -> None:
         """Choose the threshold with the best F1 on real frames that were not trained on, and note what it has there."""
@@ -104,7 +118,7 @@ class CarFinder(nn.Module):
         return finder.eval()
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def trunk(frames: np.ndarray) -> list[Tensor]:
     """Frames [n, H, W, 3] uint8 -> frozen EfficientNet-lite0 maps at the TAPS, of frames resized to 128x256."""
     network = efficientnet_lite0()
@@ -131,27 +145,34 @@ def _to_boxes(log_sides: Tensor) -> Tensor:
     return torch.cat([centres - sides[:, :2], centres + sides[:, 2:]], -1)
 
 
-def _suppress(boxes: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """Indices of the boxes that non-maximum suppression at IoU 0.5 leaves."""
+def surest(every: Tensor, scores: Tensor, faintest: float = FAINTEST) -> tuple[np.ndarray, np.ndarray]:
+    """Of boxes [cells, 4] with their scores [cells] those above `faintest` that non-maximum suppression at IoU 0.5
+    leaves, the surest first: boxes [n, 4], scores [n]."""
+    boxes, given = every[scores > faintest].numpy(), scores[scores > faintest].numpy()
     corners = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], 1)
-    kept = cv2.dnn.NMSBoxes(corners.tolist(), scores.tolist(), FAINTEST, 0.5) if len(boxes) else []
-    return np.asarray(kept, int)
+    kept = cv2.dnn.NMSBoxes(corners.tolist(), given.tolist(), faintest, 0.5) if len(boxes) else []
+    return boxes[np.asarray(kept, int)], given[np.asarray(kept, int)]
 
 
-def targets(boxes: np.ndarray) -> Tensor:
-    """[7, 32, 64] for vehicle boxes [n, 4]: occupancy, centre-ness, four log distances, and the weight of the sides.
+def targets(boxes: np.ndarray, labels: Sequence[int] | np.ndarray | None = None, classes: int = 1) -> Tensor:
+    """[classes + 6, 32, 64] for boxes [n, 4] of classes `labels` [n], or all of the only one: occupancy by each class,
+    centre-ness, four log distances, and the weight of the sides.
 
     Where boxes overlap the smaller one, in front more often than not, owns the cell.
     """
-    centres, out = _centres(), torch.zeros(7, GRID[0] * GRID[1])
+    centres, out = _centres(), torch.zeros(classes + 6, GRID[0] * GRID[1])
+    occupancy, centre, log_sides, weight = out.split([classes, 1, 4, 1])
     given = torch.as_tensor(boxes, dtype=torch.float32).reshape(-1, 4)
-    for box in given[(given[:, 2:] - given[:, :2]).prod(-1).argsort(descending=True)]:
+    labels = [0] * len(given) if labels is None else labels
+    for index in (given[:, 2:] - given[:, :2]).prod(-1).argsort(descending=True).tolist():
+        box = given[index]
         sides = torch.cat([centres - box[:2], box[2:] - centres], -1)  # left, top, right, bottom
         inside = (sides > 0).all(-1)
         across, down = sides[inside][:, [0, 2]], sides[inside][:, [1, 3]]
         ratio = (across.amin(-1) / across.amax(-1)) * (down.amin(-1) / down.amax(-1))
-        out[0, inside], out[1, inside], out[6, inside] = 1.0, ratio.sqrt(), 1.0
-        out[2:6, inside] = sides[inside].log().T
+        occupancy[:, inside] = 0.0
+        occupancy[labels[index], inside], centre[0, inside], weight[0, inside] = 1.0, ratio.sqrt(), 1.0
+        log_sides[:, inside] = sides[inside].log().T
     return out.unflatten(1, GRID)
 
 
@@ -176,30 +197,36 @@ def train_finder(
     maps = [trunk(frame[None]) for frame, _ in tqdm(samples, "car finder: maps", leave=False, disable=not progress)]
     wanted = torch.stack([targets(boxes) for _, boxes in samples])
     finder = CarFinder()
-    _fit(finder, [torch.cat(level) for level in zip(*maps, strict=True)], wanted, seconds, seed, progress, max_steps)
+    fit(finder, [torch.cat(level) for level in zip(*maps, strict=True)], wanted, seconds, seed, progress, max_steps)
     finder.eval()
     finder.calibrate(held_out)
     return finder
 
 
-def _fit(
-    finder: CarFinder,
+def fit(
+    finder: BoxHead,
     maps: list[Tensor],
     wanted: Tensor,
     seconds: float,
     seed: int,
     progress: bool,
     max_steps: float,
+    among: Tensor | None = None,
+    told: str = "car finder: train",
 ) -> None:
-    maps = [level.clone() for level in maps]  # made in inference mode; autograd wants ordinary tensors
+    """Train a head on trunk maps [n, ...] and their `targets` [n, classes + 6, 32, 64], in batches drawn by `seed`.
+
+    among  numbers of the frames to draw from; None: all
+    """
+    among = torch.arange(len(wanted)) if among is None else among
     generator = torch.Generator().manual_seed(seed)
     optimiser = torch.optim.AdamW(finder.parameters(), lr=2e-3, weight_decay=1e-3)
     start, step = time.monotonic(), 0
-    with tqdm(total=100, desc="car finder: train", unit="%", leave=False, disable=not progress) as bar:
+    with tqdm(total=100, desc=told, unit="%", leave=False, disable=not progress) as bar:
         while (done := max((time.monotonic() - start) / max(seconds, 1e-9), step / max_steps)) < 1:
             for group in optimiser.param_groups:
                 group["lr"] = 2e-3 * max(0.02, 1 - done)
-            batch = torch.randint(len(wanted), (8,), generator=generator)
+            batch = among[torch.randint(len(among), (8,), generator=generator)]
             loss = _loss(finder([level[batch] for level in maps]), wanted[batch])
             optimiser.zero_grad()
             loss.backward()
@@ -211,11 +238,14 @@ def _fit(
 
 def _loss(output: Tensor, wanted: Tensor) -> Tensor:
     """Cross-entropies of occupancy and centre-ness, and the smooth distance of the log sides inside boxes."""
-    logits = functional.binary_cross_entropy_with_logits(output[:, :2], wanted[:, :2], reduction="none")
+    inside, wanted_sides = wanted[:, -1:], wanted[:, -5:-1]
+    logits = functional.binary_cross_entropy_with_logits(output[:, :-4], wanted[:, :-5], reduction="none")
     # Cars cover a few per cent of the cells; unweighted, "nothing anywhere" is nearly right.
-    weight = 1 + 3 * wanted[:, 6:]
-    sides = functional.smooth_l1_loss(output[:, 2:6], wanted[:, 2:6], reduction="none", beta=0.2).mean(1, keepdim=True)
-    return (logits * weight).mean() + (sides * wanted[:, 6:]).sum() / wanted[:, 6:].sum().clamp(min=1)
+    weight = 1 + 3 * inside
+    sides = functional.smooth_l1_loss(output[:, -4:], wanted_sides, reduction="none", beta=0.2).mean(1, keepdim=True)
+    # Summed over classes, so that each of many is learned as fast as the only one.
+    occupied = (logits * weight).sum(1).mean() / 2
+    return occupied + (sides * inside).sum() / inside.sum().clamp(min=1)
 
 
 def _mirror(sample: Sample) -> Sample:
@@ -264,13 +294,23 @@ def store_samples(store: ClipStore, split: str, count: int, min_visibility: floa
     clips = [clip for clip in store.clips(split) if store.index.loc[clip].has_boxes]
     if not clips:
         raise UserError(f"{store.root}: no clip of split {split} has boxes; the car finder needs some")
+    for clip, frames in spread(store, clips, count, f"car finder: {split} frames"):
+        layout = store.layout(clip, min_visibility=min_visibility)
+        for t, image in frames:
+            if t < layout.num_frames:
+                yield image, vehicle_boxes(layout, t)
+
+
+def spread(
+    store: ClipStore, clips: list[str], count: int, told: str
+) -> Iterator[tuple[str, Iterator[tuple[int, np.ndarray]]]]:
+    """At most about `count` frames, spread evenly over clips: each clip with some of its frames, their numbers and
+    themselves, shrunk to 128x256."""
     clips = clips[:: max(1, len(clips) // count)]
-    for clip in tqdm(clips, f"car finder: {split} frames", leave=False):
-        layout, frames = store.layout(clip, min_visibility=min_visibility), int(store.index.loc[clip].frames)
-        stride = max(1, math.ceil(frames * len(clips) / count))
-        for t, image in enumerate(iterate(store.video(clip))):
-            if t % stride == 0 and t < layout.num_frames:
-                yield resize(image, INPUT), vehicle_boxes(layout, t)
+    for clip in tqdm(clips, told, leave=False):
+        stride = max(1, math.ceil(int(store.row(clip).frames) * len(clips) / count))
+        frames = enumerate(iterate(store.video(clip)))
+        yield clip, ((t, resize(image, INPUT)) for t, image in frames if t % stride == 0)
 
 
 def finder_for(store: ClipStore, cache: Path | str, seconds: float = 90, seed: int = 0) -> CarFinder:

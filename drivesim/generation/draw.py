@@ -26,17 +26,25 @@ def draw_layout(frame: np.ndarray, layout: Layout, note: str = "") -> np.ndarray
     layout  of this frame: no leading dimensions
     note    more words for the line of labels
     """
+    there = layout.classes != NO_BOX
+    kinds, tracks = layout.classes[there].tolist(), layout.tracks[there].tolist()
+    words = [f"{CLASSES[kind]} {track}" for kind, track in zip(kinds, tracks, strict=True)]
+    picture = draw_boxes(frame, layout.boxes[there].numpy(), kinds, words)
+    if caption := ", ".join(filter(None, [describe(layout), note])):
+        _label(picture, caption, 0, 0, PAPER)
+    return picture
+
+
+def draw_boxes(frame: np.ndarray, boxes: np.ndarray, kinds: Sequence[int], words: Sequence[str]) -> np.ndarray:
+    """A copy of `frame` [H, W, 3] uint8 RGB with boxes [n, 4] (fractions) in the colours of their classes `kinds`,
+    indices into CLASSES, each with its words on a plate."""
     picture = np.ascontiguousarray(frame).copy()
     height, width = picture.shape[:2]
     line = max(1, round(height / 256))
-    for box, kind, track in zip(layout.boxes, layout.classes.tolist(), layout.tracks.tolist(), strict=True):
-        if kind == NO_BOX:
-            continue
-        x1, y1, x2, y2 = (box.numpy() * (width - 1, height - 1, width - 1, height - 1)).round().astype(int).tolist()
+    for box, kind, text in zip(boxes, kinds, words, strict=True):
+        x1, y1, x2, y2 = (box * (width - 1, height - 1, width - 1, height - 1)).round().astype(int).tolist()
         cv2.rectangle(picture, (x1, y1), (x2, y2), COLOURS[kind], line)
-        _label(picture, f"{CLASSES[kind]} {track}", x1, y1, COLOURS[kind])
-    if caption := ", ".join(filter(None, [describe(layout), note])):
-        _label(picture, caption, 0, 0, PAPER)
+        _label(picture, text, x1, y1, COLOURS[kind])
     return picture
 
 

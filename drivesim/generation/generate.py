@@ -6,7 +6,7 @@ import resource
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,7 +48,9 @@ GUIDANCE = ("layout_guidance", "context_guidance", "interpolate_guidance", "text
 TAUGHT = ("sampler", "spacing", "guidance", *GUIDANCE, *SHARES)  # what a distilled stage has learned already
 OFFLOADS = ("none", "cpu", "disk")
 # What steers driving video alone, and text-to-video alone.
-DRIVING = ("start", "start_time", "layout", "night", "crowdedness", "speed", "turn", "draw_boxes", "layout_guidance")
+FUTURES = ("futures", "futures_layouts", "futures_turns", "futures_speeds")
+DRIVING = ("start", "start_time", "layout", "night", "crowdedness", "speed", "turn", "draw_boxes", "layout_guidance",
+           *FUTURES)  # fmt: skip
 TEXT = ("negative_prompt", "text_guidance", "frames", "height", "width", "backbone", "lora", "lora_scale", "offload",
         "vae_slicing", "vae_tiling")  # fmt: skip
 MAX_SECONDS = 24 * 3600.0
@@ -106,6 +108,12 @@ class GenerateConfig:
     upsample_overlap: int | None = option(None, "low-resolution pixels that neighbouring tiles share")
     upsample_portion: int | None = option(None, "frames upsampled at once")
     upsample_portion_overlap: int | None = option(None, "frames that a portion shares with the next")
+    futures: int | None = option(
+        None, "continuations of one start, with other seeds from `seed` on: each in folder OUT, a mosaic in OUT.mp4"
+    )
+    futures_layouts: list[str] = option([], "a layout for each, as in [a.json,b.json], instead of `layout`")
+    futures_turns: list[float] = option([], "a turn for each, as in [-8,0,8], instead of `turn`")
+    futures_speeds: list[float] = option([], "a speed for each, instead of `speed`")
     draw_boxes: bool = option(False, "draw the asked boxes and labels onto the video")
     contact_sheet: bool = option(True, "write OUT.png")
     prompt: str | None = option(
@@ -130,6 +138,10 @@ def main(argv: Sequence[str]) -> None:
     raises  UserError for a mistake; KeyboardInterrupt, with what was kept as its text, after Ctrl-C
     """
     config = parse(GenerateConfig, argv, "drivesim generate")
+    if config.prompt is None and any(getattr(config, name) not in (None, []) for name in FUTURES):
+        from drivesim.generation.futures import generate_futures
+
+        return generate_futures(config)
     timed = check(config)
     begun = going_on(config.out, settings(asdict(config), Bundle(Path(config.bundle))), config.overwrite)
     if begun is not None:
@@ -137,15 +149,25 @@ def main(argv: Sequence[str]) -> None:
     return_freed_memory()
     if config.prompt is not None:
         return generate_text(config)
+    pipeline = load_pipeline(config)
+    start = load_start(config.start, pipeline.height, pipeline.width, pipeline.key_fps, config.start_time)
+    make(config, pipeline, start, timed)
+
+
+def load_pipeline(config: GenerateConfig) -> "DrivingPipeline":
+    """The bundle with the settings of the sampler that were given."""
     # Loads the model libraries: seconds that a typo need not wait.
     from drivesim.generation.pipeline import DrivingPipeline
 
     _tell_learned(config)
     pipeline = DrivingPipeline.from_pretrained(config.bundle, upsampler=config.upsampler == "diffusion")
     pipeline.config = replace(pipeline.config, **_chosen(config))
-    layout = _layout(config, timed, pipeline)
-    start = load_start(config.start, pipeline.height, pipeline.width, pipeline.key_fps, config.start_time)
-    generate(config, pipeline, start, layout)
+    return pipeline
+
+
+def make(config: GenerateConfig, pipeline: "DrivingPipeline", start: Tensor | None, timed: TimedLayout | None) -> None:
+    """Write the video that is asked for, what `check` read of its layout brought to the frames of the pipeline."""
+    generate(config, pipeline, start, _layout(config, timed, pipeline))
 
 
 def generate_text(config: GenerateConfig) -> None:
@@ -229,7 +251,7 @@ def check(config: GenerateConfig) -> TimedLayout | None:
 
 def _check_text(config: GenerateConfig) -> None:
     """Options of driving video do nothing in text-to-video, and the other way round."""
-    usual = {f.name: f.default for f in fields(GenerateConfig)}
+    usual = {f.name: [] if f.default is MISSING else f.default for f in fields(GenerateConfig)}
     given = [name for name in (TEXT if config.prompt is None else DRIVING) if getattr(config, name) != usual[name]]
     if given and config.prompt is None:
         raise UserError(f"{given[0]}={getattr(config, given[0])} is for text-to-video; give prompt=... too")
