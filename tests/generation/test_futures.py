@@ -12,6 +12,8 @@ from drivesim import cli
 from drivesim.data import video
 from drivesim.generation import futures as many
 from drivesim.generation import generate as single
+from drivesim.generation.costs import Meter
+from drivesim.generation.stage import Rollout, Stage, take
 
 
 @dataclass
@@ -35,11 +37,14 @@ class Painter:
         turn = 0.0 if layout is None else float(torch.rad2deg(layout.turn[0]).nan_to_num())
         night = 0.0 if layout is None else float(layout.night[0].nan_to_num())
         self.calls.append((seed, round(turn)))
-        for _ in range(round(seconds * self.fps)):
+        colour = torch.tensor([20.0 * seed, 200 * night, 100 + 5 * turn]).round() / 127.5 - 1
+
+        def paint(kept):
             if len(self.calls) == self.stop_at_call:
                 raise KeyboardInterrupt
-            colour = torch.tensor([20.0 * seed, 200 * night, 100 + 5 * turn]).round().to(torch.uint8)
-            yield colour[:, None, None].expand(3, self.height, self.width).contiguous()
+            return [colour[:, None, None].expand(3, self.height, self.width)]
+
+        return Rollout(take(Stage("paint", paint), round(seconds * self.fps)), Meter())
 
 
 @pytest.fixture
