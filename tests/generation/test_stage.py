@@ -102,7 +102,7 @@ def test_costs_are_told_for_each_stage_by_itself_and_go_on_too():
     assert answers["interpolate 2"] == 12
     assert answers["decode"] == 6  # windows of 8 frames that share two
     assert answers["upsample"] == 5 * 2  # portions of 8 frames
-    assert sum(cost.seconds for cost in costs.values()) == pytest.approx(again.last.spent.seconds)
+    assert sum(cost.seconds for cost in costs.values()) <= again.last.spent.seconds
     assert all(cost.seconds > 0 for cost in costs.values())
 
 
