@@ -40,7 +40,7 @@ from eval.videos import resize
 FILES = ("utility.json", "utility.csv", "detections.png")
 SETS = ("real", "synthetic", "both")
 LEAST = 8  # frames of a set; fewer are not one batch
-SHOWN, SURE = 4, 0.4  # test frames on the picture, and the score from which finds are drawn
+SHOWN, SURE = 4, 0.5  # test frames on the picture, and the score from which finds are drawn
 SHOWN_WIDTH = 512  # pixels of each
 
 Precision = dict[str, dict[str, float]]  # of one detector, see `average_precision`
