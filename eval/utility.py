@@ -40,7 +40,7 @@ from eval.videos import resize
 FILES = ("utility.json", "utility.csv", "detections.png")
 SETS = ("real", "synthetic", "both")
 LEAST = 8  # frames of a set; fewer are not one batch
-SHOWN, SURE = 4, 0.4  # test frames on the picture, and the score from which finds are drawn
+SHOWN, SURE = 4, 0.5  # test frames on the picture, and the score from which finds are drawn
 SHOWN_WIDTH = 512  # pixels of each
 
 Precision = dict[str, dict[str, float]]  # of one detector, see `average_precision`
@@ -60,7 +60,7 @@ class UtilityConfig:
     frames: int = option(300, "frames to train on, of each of the two")
     real_frames: int | None = option(None, "frames of the real clips, where they are fewer, say")
     test_frames: int = option(150, "frames to test on")
-    steps: int = option(600, "gradient steps of a training, of 8 frames each")
+    steps: int = option(1500, "gradient steps of a training, of 8 frames each")
     seeds: int = option(3, "trainings of each kind")
     seed: int = option(0, "the first of their seeds")
     overwrite: bool = option(False, "replace earlier tables")
