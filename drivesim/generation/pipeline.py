@@ -63,7 +63,11 @@ class DrivingPipeline:
         tuned_decoder  with the temporal layers of the decoder;  upsampler  with the diffusion upsampler
         raises         UserError for a missing, damaged or mismatched bundle or stage
         """
-        bundle = Bundle(Path(folder)).require()
+        return cls.from_bundle(Bundle(Path(folder)).require(), tuned_decoder, upsampler).to(probe().device)
+
+    @classmethod
+    def from_bundle(cls, bundle: Bundle, tuned_decoder: bool = True, upsampler: bool = True) -> "DrivingPipeline":
+        """The same, left on the device that the networks are built on."""
         if bundle.has_folder("image", "text_encoder"):
             raise UserError(f"bundle {bundle.root} makes video from words; `drivesim generate prompt=...` does")
         data = bundle.data
@@ -85,7 +89,7 @@ class DrivingPipeline:
             upsample_schedule=bundle.value("upsample", "schedule", ScheduleConfig),
         )
         pipeline._check(bundle)
-        return pipeline.to(probe().device)
+        return pipeline
 
     def to(self, device: str) -> "DrivingPipeline":
         """Move every network; what comes and goes, pictures and layouts, stays on the CPU."""
