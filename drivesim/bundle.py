@@ -16,7 +16,8 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -99,6 +100,14 @@ class Bundle:
     def require(self) -> "Bundle":
         """raises UserError if there is no bundle here, or one that holds what it may not, or files that are not those of
         its CHECKSUMS; weights are judged when they are loaded"""
+        self.present()
+        refuse_unsafe(self.root)
+        others = checksums.mismatches(self.root, lambda path: path.suffix != WEIGHTS, self.digest)
+        refuse([line for _, line in others])
+        return self
+
+    def present(self) -> None:
+        """raises UserError if there is no bundle here"""
         if self.root.is_file() and self.root.suffix in ARCHIVES:
             raise UserError(
                 f"{self.root} is an archive; unpack it first: `drivesim bundle unpack bundle={self.root} out=FOLDER`"
@@ -107,9 +116,6 @@ class Bundle:
             raise UserError(f"bundle {self.root} is not a folder; train one with `drivesim train out=...`")
         if not self.index:
             raise UserError(f"{self.root} has no model_index.json; a bundle is the folder `drivesim train` fills")
-        refuse_unsafe(self.root)
-        refuse(list(checksums.mismatches(self.root, lambda path: path.suffix != WEIGHTS)))
-        return self
 
     def has(self, stage: str) -> bool:
         return stage in self.index.get("stages", {})
@@ -205,16 +211,22 @@ class Bundle:
         raises  UserError if the config describes none, or the weights do not fit it
         """
         config = self.value(stage, "model", cls)
-        try:
-            with torch.random.fork_rng():  # loading draws nothing: what is trained next starts alike in any process
-                module = config.build()
-        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-            raise UserError(
-                f"{self.root / stage / 'config.json'} describes no network ({str(error).splitlines()[0]}); "
-                "copy or train the stage again"
-            ) from error
+        with self.building(stage):
+            module = config.build()
         self.load(stage, module)
         return module
+
+    @contextmanager
+    def building(self, stage: str) -> Iterator[None]:
+        """Where a network is built from a stage's config. raises UserError if the config describes none"""
+        try:
+            with torch.random.fork_rng():  # loading draws nothing: what is trained next starts alike in any process
+                yield
+        except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise UserError(
+                f"{self.root / stage / 'config.json'} describes no network ({reason}); copy or train the stage again"
+            ) from error
 
     def load(self, stage: str, module: nn.Module) -> None:
         """Load the weights of a stage into `module`, strictly.
@@ -249,10 +261,14 @@ class Bundle:
             raise UserError(f"{path} is missing; copy the bundle again or run `drivesim train stage={stage}`")
         if (found := path.stat().st_size) != entry.get("bytes", found):
             raise UserError(f"{path} is damaged: it has {found} bytes, expected {entry['bytes']}; {again}")
-        if sha256(path) != entry["sha256"]:
+        if self.digest(path) != entry["sha256"]:
             raise UserError(
                 f"{path} is damaged or was changed (its SHA-256 is not the one in model_index.json); {again}"
             )
+
+    def digest(self, path: Path) -> str:
+        """SHA-256 of a file."""
+        return sha256(path)
 
     def has_folder(self, stage: str, name: str) -> bool:
         return name in self.index.get("stages", {}).get(stage, {}).get("folders", {})
@@ -263,7 +279,7 @@ class Bundle:
         expected, path = self.index["stages"][stage].get("folders", {}).get(name), self.root / stage / name
         if expected is None:
             raise UserError(f"bundle {self.root}: stage {stage} has no {name}; it was not made from a pretrained one")
-        if not path.is_dir() or folder_sha256(path) != expected:
+        if not path.is_dir() or folder_sha256(path, digest=self.digest) != expected:
             raise UserError(
                 f"{path} is missing, damaged or was changed (its SHA-256 is not the one in model_index.json); "
                 "copy the bundle again or train the stage again"
@@ -284,10 +300,10 @@ def outdated(stages: dict[str, dict[str, Any]], stage: str) -> str | None:
     return next((name for name, sha in built_on.items() if sha not in there.get(name, (sha,))), None)
 
 
-def folder_sha256(folder: Path, parts: Sequence[str] = (".",)) -> str:
+def folder_sha256(folder: Path, parts: Sequence[str] = (".",), digest: Callable[[Path], str] = sha256) -> str:
     """One hash of all files below a folder, or some folders in it: of their names and what is in them."""
     files = sorted(path for part in parts for path in (folder / part).rglob("*") if path.is_file())
-    lines = (f"{path.relative_to(folder).as_posix()} {sha256(path)}\n" for path in files)
+    lines = (f"{path.relative_to(folder).as_posix()} {digest(path)}\n" for path in files)
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 

@@ -58,14 +58,14 @@ def read(root: Path) -> dict[str, str]:
 
 
 def mismatches(
-    root: Path, wanted: Callable[[Path], bool], tell: Callable[[int], object] = lambda read: None
-) -> Iterator[str]:
-    """One line for each `wanted` file that is missing, or is another than the one that CHECKSUMS names."""
+    root: Path, wanted: Callable[[Path], bool], digest: Callable[[Path], str] = sha256
+) -> Iterator[tuple[Path, str]]:
+    """`wanted` files that are missing, or others than those that CHECKSUMS names, each with a line that says so."""
     for name, expected in read(root).items():
         path = root / name
         if not wanted(path):
             continue
         if not path.is_file():
-            yield f"{path} is missing, which {NAME} names; copy the bundle again"
-        elif sha256(path, tell) != expected:
-            yield f"{path} is damaged or was changed (its SHA-256 is not the one in {NAME}); copy the bundle again"
+            yield path, f"{path} is missing, which {NAME} names; copy the bundle again"
+        elif digest(path) != expected:
+            yield path, f"{path} is damaged or was changed (its SHA-256 is not the one in {NAME}); copy the bundle again"

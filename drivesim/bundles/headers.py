@@ -1,7 +1,8 @@
 """A bundle of which nothing is read but configurations and the heads of weight files: shapes, no numbers."""
 
 import json
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 
@@ -10,14 +11,26 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from drivesim.bundle import Bundle
+from drivesim.bundles.checksums import sha256
 from drivesim.errors import UserError
 
 META = torch.device("meta")
 
 
+@dataclass
 class Headers(Bundle):
     """Builds networks as `Bundle` does, by the same code and with the same verdicts, within the `META` device: in no
-    memory, and of files of any size within moments. That files are those of the index is for others to check."""
+    memory, and of files of any size within moments. `check_weights` is for who also wants to know that files are those
+    of the index; each file is read once for it, and `tell` is told of its bytes.
+    """
+
+    tell: Callable[[int], object] = lambda read: None
+    _digests: dict[Path, str] = field(default_factory=dict)
+
+    def digest(self, path: Path) -> str:
+        if path not in self._digests:
+            self._digests[path] = sha256(path, self.tell)
+        return self._digests[path]
 
     def read(self, stage: str) -> dict[str, Tensor]:
         """Tensors that have shapes alone. raises UserError if the file is missing, or no safetensors"""

@@ -407,7 +407,9 @@ def load_autoencoder(bundle: Bundle, decoder: bool = False) -> Autoencoder:
     model = bundle.network("autoencoder", AutoencoderConfig)
     model.requires_grad_(False).eval()
     if decoder:
-        model.inflate_decoder(bundle.value("decoder", "model", VideoDecoderConfig))
+        config = bundle.value("decoder", "model", VideoDecoderConfig)
+        with bundle.building("decoder"):
+            model.inflate_decoder(config)
         assert model.temporal is not None
         bundle.load("decoder", model.temporal.requires_grad_(False))
     return model
@@ -439,7 +441,8 @@ def load_denoiser(bundle: Bundle, stage: str, image: Denoiser | None = None) -> 
         config = bundle.config(stage)
         context: int = bundle.value(stage, "task", TASKS[stage]).context_channels
         temporal = bundle.value(stage, "temporal", TemporalConfig)
-        denoiser.inflate(denoiser.config.channels + context if context else 0, temporal)
+        with bundle.building(stage):
+            denoiser.inflate(denoiser.config.channels + context if context else 0, temporal)
         assert denoiser.temporal is not None
         if isinstance(held := config.get("sites"), dict):
             check_sites(held, denoiser.temporal, bundle.weights(stage))
