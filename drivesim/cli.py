@@ -14,6 +14,7 @@ ABOUT = {
     "data": "a clip store: stats, view, query, verify; caches for training; export, merge",
     "train": "one stage, or all of them, into a bundle",
     "plan": "parameters, FLOPs, memory and time of an experiment before it is trained",
+    "bundle": "a bundle: info, verify, pack for others, unpack",
     "generate": "a video from a bundle, a start frame and a layout",
     "evaluate": "distances between real and generated video, as one HTML report",
 }

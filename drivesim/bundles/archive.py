@@ -3,10 +3,13 @@
 Weights do not compress, so nothing is compressed. Times and owners are left out: the same bundle is the same bytes.
 """
 
+import errno
 import shutil
+import struct
 import tarfile
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +22,7 @@ from drivesim.errors import UserError
 from drivesim.files import atomic_path
 
 LONG_AGO = (1980, 1, 1, 0, 0, 0)  # the first moment that zip knows
-DAMAGED = (tarfile.TarError, zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, OSError)
+DAMAGED = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError, struct.error)
 
 
 def is_archive(path: Path | str) -> bool:
@@ -88,6 +91,8 @@ def unpack(path: Path, folder: Path) -> None:
                 if (found := target.stat().st_size) != member.size:
                     raise UserError(f"{path}: {member.name} has {found} bytes, expected {member.size}; copy it again")
     except DAMAGED as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
         raise UserError(f"{path} is not readable as an archive ({error}); copy it again") from error
 
 

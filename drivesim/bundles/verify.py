@@ -34,7 +34,7 @@ def main(argv: Sequence[str]) -> None:
     with opened(config.bundle) as folder:
         found = 0
         for line in checked(folder):
-            tqdm.write(line)  # to stdout, past the progress bar
+            tqdm.write(line.replace(str(folder), config.bundle))  # to stdout, past the progress bar
             found += 1
         if found:
             raise UserError(f"{config.bundle} is not fit for use: {found} of its parts are named above, with what to do")

@@ -110,6 +110,12 @@ class DrivingPipeline:
                     f"bundle {bundle.root}: stage {name} makes {denoiser.config.channels} latent channels, "
                     f"the autoencoder has {channels}; the stages are of different runs"
                 )
+        for name in ("keyframes", "interpolate"):
+            if bundle.value(name, "schedule", ScheduleConfig).check().process != self.schedule.check().process:
+                raise UserError(
+                    f"bundle {bundle.root}: stage {name} was trained with another noise schedule than stage image; "
+                    "the stages are of different runs"
+                )
         factor = self.autoencoder.config.factor
         if (self.low_height % factor, self.low_width % factor) != (0, 0):
             raise UserError(

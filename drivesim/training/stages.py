@@ -56,6 +56,7 @@ class Workspace:
     store: ClipStore
     bundle: Bundle
     seed: int
+    command: str = ""  # that trains, for the record
 
     @cached_property
     def frames(self) -> FrameCache:
