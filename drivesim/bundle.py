@@ -81,7 +81,9 @@ class Bundle:
         if not whole or not isinstance(data, dict):
             raise UserError(f"{path} is damaged ({'data' if whole else 'stages'}); copy the bundle again")
         if bad := next(bad_names(stages), None):
-            raise UserError(f"{path} names {bad!r}, a path out of its folder, expected plain names; do not use this bundle")
+            raise UserError(
+                f"{path} names {bad!r}, a path out of its folder, expected plain names; do not use this bundle"
+            )
         return index_of_today(index)
 
     @property
@@ -222,7 +224,15 @@ class Bundle:
         try:
             with torch.random.fork_rng():  # loading draws nothing: what is trained next starts alike in any process
                 yield
-        except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        except (
+            ArithmeticError,
+            AssertionError,
+            AttributeError,
+            LookupError,
+            RuntimeError,
+            TypeError,
+            ValueError,
+        ) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise UserError(
                 f"{self.root / stage / 'config.json'} describes no network ({reason}); copy or train the stage again"

@@ -3,12 +3,11 @@
 import json
 import math
 import re
-import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from drivesim.bundles.public import public_words
+from drivesim.bundles.public import public_command
 from drivesim.bundles.summary import Summary, licences
 from drivesim.errors import UserError
 
@@ -45,9 +44,8 @@ class Metrics:
                 for key, told in about.items()
                 if any(key in metrics for metrics in sets.values())
             ]
-            command = found.get("provenance", {}).get("command", "")
-            told = shlex.join(public_words(shlex.split(command)))
-            return cls(list(sets), rows, told, [str(line) for line in found.get("warnings", [])])
+            command = public_command(found.get("provenance", {}).get("command"))
+            return cls(list(sets), rows, command, [str(line) for line in found.get("warnings", [])])
         except OSError as error:
             raise UserError(f"metrics={path} is not readable ({error.strerror})") from error
         except (ValueError, LookupError, TypeError, AttributeError) as error:

@@ -68,4 +68,7 @@ def mismatches(
         if not path.is_file():
             yield path, f"{path} is missing, which {NAME} names; copy the bundle again"
         elif digest(path) != expected:
-            yield path, f"{path} is damaged or was changed (its SHA-256 is not the one in {NAME}); copy the bundle again"
+            yield (
+                path,
+                f"{path} is damaged or was changed (its SHA-256 is not the one in {NAME}); copy the bundle again",
+            )

@@ -40,14 +40,12 @@ def lines(summary: Summary) -> Iterator[str]:
         of = f": {', '.join(dataset.stages)}" if len(datasets) > 1 else ""
         yield f"  trained on  {dataset}{of}"
     yield f"  licence     weights: {summary.licence or 'not stated'}; data: {licences(datasets)}"
-    yield f"  made by     drivesim {', '.join(summary.recorded('drivesim')) or 'of an unknown version'}, seed {seeds(summary)}"
-    yield f"  sampler     {', '.join(f'{name} {value}' for name, value in summary.sampler.items() if value not in ('', {}))}"
+    version, seed = (", ".join(summary.recorded(key)) or "unknown" for key in ("drivesim", "seed"))
+    yield f"  made by     drivesim {version}, seed {seed}"
+    sampler = [f"{name} {value}" for name, value in summary.sampler.items() if value not in ("", {})]
+    yield f"  sampler     {', '.join(sampler)}"
     yield ""
     yield from table(summary)
-
-
-def seeds(summary: Summary) -> str:
-    return ", ".join(summary.recorded("seed")) or "unknown"
 
 
 def table(summary: Summary) -> Iterator[str]:

@@ -90,7 +90,12 @@ def _sources(config: PackConfig, folder_of: Callable[[str], Path]) -> tuple[Bund
 
 
 def fill(
-    folder: Path, out: Path, config: PackConfig, index: dict[str, Any], sources: dict[str, Bundle], metrics: Metrics | None
+    folder: Path,
+    out: Path,
+    config: PackConfig,
+    index: dict[str, Any],
+    sources: dict[str, Bundle],
+    metrics: Metrics | None,
 ) -> None:
     """Write everything that will be at `out` into an empty folder.
 

@@ -1,6 +1,6 @@
 """What there is to say of a bundle: its stages, its data and its making, from configs, heads of files and records."""
 
-import shlex
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import PurePath
@@ -8,7 +8,7 @@ from typing import Any
 
 from drivesim.bundle import Bundle
 from drivesim.bundles.headers import Header
-from drivesim.bundles.public import public_words
+from drivesim.bundles.public import public_command
 
 UNKNOWN = "unknown"
 
@@ -115,9 +115,14 @@ class Summary:
         return list(dict.fromkeys(str(value) for value in values if value not in (None, "")))
 
     @property
+    def machines(self) -> list[str]:
+        """What it was trained on, without the timings that led to the choice of precision."""
+        return list(dict.fromkeys(machine.partition(" (")[0] for machine in self.recorded("machine")))
+
+    @property
     def commands(self) -> list[str]:
         """The command lines that trained it, each once."""
-        return [shlex.join(public_words(shlex.split(command))) for command in self.recorded("command")]
+        return list(filter(None, map(public_command, self.recorded("command"))))
 
 
 @dataclass(frozen=True)
@@ -176,4 +181,5 @@ def _dict(values: dict[str, Any], key: str) -> dict[str, Any]:
 
 def _number(values: dict[str, Any], key: str) -> float | None:
     found = values.get(key)
-    return found if isinstance(found, int | float) and not isinstance(found, bool) else None
+    known = isinstance(found, int | float) and not isinstance(found, bool) and math.isfinite(found)
+    return found if known else None

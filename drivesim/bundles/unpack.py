@@ -15,7 +15,7 @@ from drivesim.files import atomic_folder, check_folder
 
 @dataclass
 class UnpackConfig:
-    """Unpack a bundle. Nothing is written outside of OUT, and OUT appears only if `drivesim bundle verify` finds nothing
+    """Unpack a bundle. Nothing is written outside of OUT, which appears only if `drivesim bundle verify` finds nothing
     wrong with it."""
 
     bundle: str = option(help=f"archive made by `drivesim bundle pack`, {' or '.join(ARCHIVES)}")

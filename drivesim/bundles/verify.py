@@ -37,13 +37,15 @@ def main(argv: Sequence[str]) -> None:
             tqdm.write(line.replace(str(folder), config.bundle))  # to stdout, past the progress bar
             found += 1
         if found:
-            raise UserError(f"{config.bundle} is not fit for use: {found} of its parts are named above, with what to do")
+            raise UserError(
+                f"{config.bundle} is not fit for use: {found} of its parts are named above, with what to do"
+            )
         print(f"{config.bundle} is whole: {len(Bundle(folder).index['stages'])} stages, {size(folder) / 2**20:.1f} MiB")
         _tell_unlisted(folder)
 
 
 def _tell_unlisted(folder: Path) -> None:
-    """What CHECKSUMS says nothing of, if there is any; files of hidden names are those of whatever fetched the bundle."""
+    """What CHECKSUMS says nothing of, if there is any; hidden files are those of whatever fetched the bundle."""
     listed = {*checksums.read(folder), checksums.NAME, checksums.CARD}
     names = [path.relative_to(folder).as_posix() for path in walk(folder)]
     if checksums.NAME not in names:
