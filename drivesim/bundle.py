@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from drivesim.bundles import checksums
 from drivesim.bundles.checksums import sha256
-from drivesim.bundles.safety import PICKLES, bad_names, refuse, refuse_unsafe
+from drivesim.bundles.safety import PICKLES, bad_names, outward_links, pickled, refuse
 from drivesim.bundles.versions import FORMAT, READ, config_of_today, index_of_today
 from drivesim.errors import UserError
 from drivesim.files import atomic_path
@@ -82,7 +82,7 @@ class Bundle:
             raise UserError(f"{path} is damaged ({'data' if whole else 'stages'}); copy the bundle again")
         if bad := next(bad_names(stages), None):
             raise UserError(
-                f"{path} names {bad!r}, a path out of its folder, expected plain names; do not use this bundle"
+                f"{path} names {bad!r}, a path out of its folder; do not use this bundle"
             )
         return index_of_today(index)
 
@@ -99,11 +99,15 @@ class Bundle:
                 )
         return data
 
-    def require(self) -> "Bundle":
-        """raises UserError if there is no bundle here, or one that holds what it may not, or files that are not those of
-        its CHECKSUMS; weights are judged when they are loaded"""
+    def require(self, pickles: bool = False) -> "Bundle":
+        """The bundle itself; weights are judged when they are loaded.
+
+        pickles  they may lie there, since they will not be taken along
+        raises   UserError if there is no bundle here, or one that holds what it may not, or files that are not those of
+                 its CHECKSUMS
+        """
         self.present()
-        refuse_unsafe(self.root)
+        refuse([*outward_links(self.root), *(() if pickles else pickled(self.root))])
         others = checksums.mismatches(self.root, lambda path: path.suffix != WEIGHTS, self.digest)
         refuse([line for _, line in others])
         return self

@@ -17,7 +17,7 @@ from drivesim.bundles.archive import is_archive, opened, write_archive
 from drivesim.bundles.card import Metrics, model_card
 from drivesim.bundles.copy import DTYPES, copy_stage
 from drivesim.bundles.fit import check_fit, undecided
-from drivesim.bundles.safety import refuse
+from drivesim.bundles.safety import is_pickle, refuse, walk
 from drivesim.bundles.summary import Summary
 from drivesim.bundles.verify import checked, size
 from drivesim.config import option, parse
@@ -76,17 +76,25 @@ def main(argv: Sequence[str]) -> None:
 def _sources(config: PackConfig, folder_of: Callable[[str], Path]) -> tuple[Bundle, dict[str, Bundle]]:
     """The bundle at `config.bundle`, and the one that each stage comes from. raises UserError if one is none, lacks the
     stage, or does not fit"""
-    own = Bundle(folder_of(config.bundle)).require()
+    own = _source(folder_of(config.bundle))
     sources = dict.fromkeys(own.index.get("stages", {}), own)
     for stage, path in config.stages.items():
         if stage not in sources:
             raise UserError(f"stages.{stage}: {config.bundle} has no stage {stage!r}; it has {', '.join(sources)}")
-        sources[stage] = Bundle(folder_of(path)).require()
+        sources[stage] = _source(folder_of(path))
         sources[stage].config(stage)
     check_fit(own, sources)
     for stage in undecided(sources):
         print(f"{stage}: it is not recorded what it was trained on, so look at what it makes", file=sys.stderr)
     return own, sources
+
+
+def _source(folder: Path) -> Bundle:
+    """What of a bundle is no part of a packed one is told. raises UserError as `Bundle.require`"""
+    bundle = Bundle(folder).require(pickles=True)
+    for path in filter(is_pickle, walk(folder)):
+        print(f"left out: {path}, a pickle", file=sys.stderr)
+    return bundle
 
 
 def fill(

@@ -29,11 +29,6 @@ def is_pickle(path: PurePath) -> bool:
     return path.suffix.lower() in PICKLES
 
 
-def refuse_unsafe(root: Path) -> None:
-    """raises UserError, naming the first, if the folder holds links that lead out of it, or pickles"""
-    refuse(list(unsafe(root)))
-
-
 def refuse(problems: list[str]) -> None:
     """raises UserError of the first problem and how many more there are, if there are any"""
     if problems:
@@ -41,19 +36,23 @@ def refuse(problems: list[str]) -> None:
         raise UserError(f"{problems[0]}{more}")
 
 
-def unsafe(root: Path) -> Iterator[str]:
-    """One line for everything in the folder that a bundle may not hold, by name."""
+def outward_links(root: Path) -> Iterator[str]:
+    """One line for every link that leads out of the folder."""
     for path in walk(root):
         if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)):
             yield (
                 f"{path} is a link to {os.readlink(path)}, outside the bundle; a bundle is whole by itself, so copy "
                 "the file itself there"
             )
-        elif is_pickle(path):
-            yield (
-                f"{path} is a pickle, which may run anything and is not read; delete it, or make a copy without it by "
-                "`drivesim bundle pack`"
-            )
+
+
+def pickled(root: Path) -> Iterator[str]:
+    """One line for every pickle in the folder, by its name."""
+    for path in filter(is_pickle, walk(root)):
+        yield (
+            f"{path} is a pickle, which may run anything and is not read; delete it, or make a copy of the bundle "
+            "without it: `drivesim bundle pack`"
+        )
 
 
 def walk(root: Path) -> Iterator[Path]:

@@ -11,7 +11,7 @@ from drivesim.bundle import Bundle
 from drivesim.bundles import checksums
 from drivesim.bundles.archive import opened
 from drivesim.bundles.headers import META, Headers
-from drivesim.bundles.safety import unsafe, walk
+from drivesim.bundles.safety import outward_links, pickled, walk
 from drivesim.config import option, parse
 from drivesim.errors import UserError
 
@@ -77,7 +77,7 @@ def problems(bundle: Headers) -> Iterator[str]:
 
 
 def _unsafe(bundle: Headers) -> Iterator[str]:
-    yield from unsafe(bundle.root) if bundle.root.is_dir() else ()
+    yield from (*outward_links(bundle.root), *pickled(bundle.root)) if bundle.root.is_dir() else ()
     yield from _told(bundle.present)
     yield from _told(lambda: checksums.read(bundle.root))
 

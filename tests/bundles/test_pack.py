@@ -62,12 +62,13 @@ def test_every_file_but_the_card_is_in_its_checksums(packed_once):
         assert listed.get(name, "") in (hashlib.sha256(data).hexdigest(), "")
 
 
-def test_only_what_is_needed_is_taken(bundle, tmp_path):
+def test_only_what_is_needed_is_taken(bundle, tmp_path, capsys):
     (bundle / ".image.partial").mkdir()
     (bundle / ".image.partial" / "model.safetensors").write_bytes(b"half")
     (bundle / "notes.txt").write_text("secret")
-    (bundle / "image" / "samples.png").write_bytes(b"picture")
+    (bundle / "image" / "last.ckpt").write_bytes(b"pickle")
     packs(f"bundle={bundle}", f"out={tmp_path / 'out'}")
+    assert f"left out: {bundle / 'image' / 'last.ckpt'}, a pickle" in capsys.readouterr().err
     kept = {Path(name).name for name in files(tmp_path / "out")}
     known = {"model_index.json", "config.json", "training.json", "model.safetensors", "temporal.safetensors"}
     assert kept == known | {"README.md", "CHECKSUMS"}
