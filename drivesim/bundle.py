@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from drivesim.bundles import checksums
 from drivesim.bundles.checksums import sha256
-from drivesim.bundles.safety import PICKLES, bad_names, outward_links, pickled, refuse
+from drivesim.bundles.safety import bad_names, no_pickles, outward_links, pickled, refuse
 from drivesim.bundles.versions import FORMAT, READ, config_of_today, index_of_today
 from drivesim.errors import UserError
 from drivesim.files import atomic_path
@@ -46,6 +46,8 @@ BUILT_ON = {
     "decoder": ("autoencoder",),
     "upsample_temporal": ("upsample",),
 }
+# What building a network from numbers and words that make no sense raises.
+NO_NETWORK = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 T = TypeVar("T")
 
 
@@ -81,9 +83,7 @@ class Bundle:
         if not whole or not isinstance(data, dict):
             raise UserError(f"{path} is damaged ({'data' if whole else 'stages'}); copy the bundle again")
         if bad := next(bad_names(stages), None):
-            raise UserError(
-                f"{path} names {bad!r}, a path out of its folder; do not use this bundle"
-            )
+            raise UserError(f"{path} names {bad!r}, a path out of its folder; do not use this bundle")
         return index_of_today(index)
 
     @property
@@ -150,7 +150,7 @@ class Bundle:
         name = TEMPORAL if "sites" in config else MODEL
         save_file({k: v.detach().contiguous().cpu() for k, v in tensors.items()}, temporary / name)
         for folder in folders:
-            shutil.copytree(folder, temporary / folder.name, ignore=shutil.ignore_patterns(*(f"*{s}" for s in PICKLES)))
+            shutil.copytree(folder, temporary / folder.name, ignore=no_pickles)
         (temporary / "config.json").write_text(json.dumps(config, indent=2))
         (temporary / "training.json").write_text(json.dumps(record, indent=2))
         (self.root / checksums.NAME).unlink(missing_ok=True)  # of what was packed, which this no longer is
@@ -228,15 +228,7 @@ class Bundle:
         try:
             with torch.random.fork_rng():  # loading draws nothing: what is trained next starts alike in any process
                 yield
-        except (
-            ArithmeticError,
-            AssertionError,
-            AttributeError,
-            LookupError,
-            RuntimeError,
-            TypeError,
-            ValueError,
-        ) as error:
+        except NO_NETWORK as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise UserError(
                 f"{self.root / stage / 'config.json'} describes no network ({reason}); copy or train the stage again"

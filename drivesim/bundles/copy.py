@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from drivesim.bundle import WEIGHTS, Bundle, folder_sha256
 from drivesim.bundles.checksums import sha256
 from drivesim.bundles.public import public
-from drivesim.bundles.safety import PICKLES
+from drivesim.bundles.safety import no_pickles
 from drivesim.errors import UserError
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
@@ -41,10 +41,9 @@ def copy_stage(bundle: Bundle, stage: str, root: Path, dtype: str | None = None)
 
 
 def copy_folder(source: Path, target: Path, dtype: str | None) -> None:
-    others = [f"*{suffix}" for suffix in (*PICKLES, WEIGHTS)]
-    shutil.copytree(source, target, ignore=shutil.ignore_patterns(*others))
-    for path in source.rglob(f"*{WEIGHTS}"):
-        copy_weights(path, target / path.relative_to(source), dtype)
+    shutil.copytree(source, target, ignore=no_pickles)
+    for path in target.rglob(f"*{WEIGHTS}") if dtype else ():
+        copy_weights(source / path.relative_to(target), path, dtype)
 
 
 def copy_weights(source: Path, target: Path, dtype: str | None) -> None:
@@ -56,7 +55,10 @@ def copy_weights(source: Path, target: Path, dtype: str | None) -> None:
     with safe_open(source, "pt") as file:
         metadata = file.metadata()
     tensors = {name: _cast(tensor, dtype, f"{source}: {name}") for name, tensor in load_file(source).items()}
-    save_file(tensors, target, metadata)
+    try:
+        save_file(tensors, target, metadata)
+    except SafetensorError as error:  # of the system, as that the disk is full
+        raise UserError(f"{target} could not be written ({error}); free some room and run again") from error
     target.chmod(0o644)  # for others to read, as every other file of the folder is
 
 

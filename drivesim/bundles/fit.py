@@ -5,7 +5,7 @@ from typing import Any
 from drivesim.bundle import BUILT_ON, Bundle, outdated
 from drivesim.errors import UserError
 
-# What of model_index.json a stage was trained for, by the first part of its name; the upsampler sees patches of any size.
+# What of model_index.json a stage was trained for; the upsampler sees patches of any size.
 SIZES = (("data", "height"), ("data", "width"), ("data", "slots"), ("data", "key_fps"), ("interpolation",))
 UPSAMPLER = (("factor",),)
 
@@ -28,8 +28,9 @@ def check_fit(own: Bundle, sources: dict[str, Bundle]) -> None:
                 if sources[other] is bundle
                 else f"take both from one bundle: stages.{stage}=... stages.{other}=..."
             )
+            there = sources[other].root
             raise UserError(
-                f"stage {stage} of {bundle.root} was trained on another {other} than that of {sources[other].root}; {remedy}"
+                f"stage {stage} of {bundle.root} was trained on another {other} than that of {there}; {remedy}"
             )
 
 

@@ -25,6 +25,11 @@ def is_inside(text: str) -> bool:
     return re.fullmatch(f"{_PART}(/{_PART})*", text) is not None
 
 
+def no_pickles(folder: str, names: list[str]) -> list[str]:
+    """`ignore` of shutil.copytree."""
+    return [name for name in names if is_pickle(PurePath(name))]
+
+
 def is_pickle(path: PurePath) -> bool:
     return path.suffix.lower() in PICKLES
 

@@ -2,7 +2,10 @@
 
 import hashlib
 import json
+import re
 import shutil
+import subprocess
+import sys
 from itertools import islice
 from pathlib import Path
 
@@ -20,6 +23,7 @@ from drivesim.bundles.verify import problems
 from drivesim.errors import UserError
 from drivesim.generation.pipeline import DrivingPipeline
 
+ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.usefixtures("alike")  # frames are compared
 
 
@@ -204,6 +208,18 @@ def test_a_damaged_stage_is_not_packed(bundle, tmp_path):
     with pytest.raises(UserError, match=r"decoder/model\.safetensors is damaged"):
         packs(f"bundle={bundle}", f"out={tmp_path / 'out'}")
     assert not (tmp_path / "out").exists()
+
+
+def test_weights_for_which_there_is_no_room_are_told(golden, tmp_path):
+    limited = (
+        "import resource, signal, sys; from pathlib import Path; from drivesim.bundles.copy import copy_weights\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (9999, 9999))\n"
+        "copy_weights(Path(sys.argv[1]), Path(sys.argv[2]), 'bf16')"
+    )
+    words = [str(golden / "image" / "model.safetensors"), str(tmp_path / "model.safetensors")]
+    done = subprocess.run([sys.executable, "-c", limited, *words], capture_output=True, text=True, cwd=ROOT)
+    assert re.search(r"UserError: .*model\.safetensors could not be written .*too large", done.stderr), done.stderr
+    assert list(tmp_path.glob("*.safetensors")) == []
 
 
 def test_training_into_a_packed_bundle_makes_it_one_of_training_again(packed):
