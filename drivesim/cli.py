@@ -16,6 +16,7 @@ ABOUT = {
     "distill": "a bundle whose stages are sampled in few steps, taught by one that takes many",
     "plan": "parameters, FLOPs, memory and time of an experiment before it is trained",
     "scenario": "what a video shall show: draw, check, list; roads, cars and people in YAML",
+    "bundle": "a bundle: info, verify, pack for others, unpack",
     "generate": "a video from a bundle, a start frame and a layout",
     "evaluate": "distances between real and generated video, as one HTML report",
     "diversity": "how futures of one start differ, beside real drives",

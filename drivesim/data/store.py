@@ -124,6 +124,18 @@ class ClipStore:
             raise UserError(f"{self.root}: where={where} holds for none of {len(self.index)} clips; ask for less")
         return chosen
 
+    def summary(self) -> dict[str, Any]:
+        """What a record of training says of the clips that it may learn from, `licences` by the number of clips."""
+        index = self.index[self.index["split"] == "train"]
+        licences = index["licence"].astype(str).replace("", "unknown").value_counts()
+        return {
+            "name": str(self.root).rstrip("/").rpartition("/")[2],
+            "source": self.info.get("source", "unknown"),
+            "clips": len(index),
+            "hours": round(float((index["frames"] / index["fps"]).sum()) / 3600, 4),
+            "licences": {name: int(count) for name, count in sorted(licences.items())},
+        }
+
     def clips(self, split: str | None = None) -> list[str]:
         """Names of the clips of a split, or of all."""
         rows = self.index if split is None else self.index[self.index["split"] == split]

@@ -95,6 +95,11 @@ class ScheduleConfig:
         """[1000] share of the signal in the variance at every timestep; exactly 0 at the last one with `zero_snr`."""
         return DDIMScheduler(**self.betas(), rescale_betas_zero_snr=self.zero_snr).alphas_cumprod
 
+    @property
+    def process(self) -> tuple:
+        """What networks that denoise one after the other have in common: all but how their losses were weighed."""
+        return self.betas(), self.zero_snr, self.prediction
+
     def betas(self) -> dict[str, Any]:
         """The schedule, but for `zero_snr`, as arguments of diffusers' schedulers."""
         return dict(

@@ -68,7 +68,11 @@ class DrivingPipeline:
         tuned_decoder  with the temporal layers of the decoder;  upsampler  with the diffusion upsampler
         raises         UserError for a missing, damaged or mismatched bundle or stage
         """
-        bundle = Bundle(Path(folder)).require()
+        return cls.from_bundle(Bundle(Path(folder)).require(), tuned_decoder, upsampler).to(probe().device)
+
+    @classmethod
+    def from_bundle(cls, bundle: Bundle, tuned_decoder: bool = True, upsampler: bool = True) -> "DrivingPipeline":
+        """The same, left on the device that the networks are built on."""
         if bundle.has_folder("image", "text_encoder"):
             raise UserError(f"bundle {bundle.root} makes video from words; `drivesim generate prompt=...` does")
         data = bundle.data
@@ -90,7 +94,7 @@ class DrivingPipeline:
             upsample_schedule=bundle.value("upsample", "schedule", ScheduleConfig),
         )
         pipeline._check(bundle)
-        return pipeline.to(probe().device)
+        return pipeline
 
     def to(self, device: str) -> "DrivingPipeline":
         """Move every network; what comes and goes, pictures and layouts, stays on the CPU."""
@@ -110,6 +114,12 @@ class DrivingPipeline:
                 raise UserError(
                     f"bundle {bundle.root}: stage {name} makes {denoiser.config.channels} latent channels, "
                     f"the autoencoder has {channels}; the stages are of different runs"
+                )
+        for name in ("keyframes", "interpolate"):
+            if bundle.value(name, "schedule", ScheduleConfig).check().process != self.schedule.check().process:
+                raise UserError(
+                    f"bundle {bundle.root}: stage {name} was trained with another noise schedule than stage image; "
+                    "the stages are of different runs"
                 )
         factor = self.autoencoder.config.factor
         if (self.low_height % factor, self.low_width % factor) != (0, 0):

@@ -56,6 +56,7 @@ class Workspace:
     store: ClipStore
     bundle: Bundle
     seed: int
+    command: str = ""  # that trains, for the record
 
     @cached_property
     def frames(self) -> FrameCache:
@@ -408,17 +409,14 @@ def _diffusion_run(
     return StageRun(module, data, config)
 
 
-# Before a bundle said what its decoder is made of.
-OLD_DECODER = VideoDecoderConfig(temporal=TemporalConfig(attention="none"))
-
-
 def load_autoencoder(bundle: Bundle, decoder: bool = False) -> Autoencoder:
     """The autoencoder of a bundle, frozen; with `decoder`, its decoder is the temporally tuned one."""
     model = bundle.network("autoencoder", AutoencoderConfig)
     model.requires_grad_(False).eval()
     if decoder:
-        known = "model" in bundle.config("decoder")
-        model.inflate_decoder(bundle.value("decoder", "model", VideoDecoderConfig) if known else OLD_DECODER)
+        config = bundle.value("decoder", "model", VideoDecoderConfig)
+        with bundle.building("decoder"):
+            model.inflate_decoder(config)
         assert model.temporal is not None
         bundle.load("decoder", model.temporal.requires_grad_(False))
     return model
@@ -449,8 +447,9 @@ def load_denoiser(bundle: Bundle, stage: str, image: Denoiser | None = None) -> 
     if image_stage != stage:
         config = bundle.config(stage)
         context: int = bundle.value(stage, "task", TASKS[stage]).context_channels
-        temporal = bundle.value(stage, "temporal", TemporalConfig) if "temporal" in config else None  # none before 0.2
-        denoiser.inflate(denoiser.config.channels + context if context else 0, temporal)
+        temporal = bundle.value(stage, "temporal", TemporalConfig)
+        with bundle.building(stage):
+            denoiser.inflate(denoiser.config.channels + context if context else 0, temporal)
         assert denoiser.temporal is not None
         if isinstance(held := config.get("sites"), dict):
             check_sites(held, denoiser.temporal, bundle.weights(stage))

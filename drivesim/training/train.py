@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shlex
 import sys
 import warnings
 from collections.abc import Sequence
@@ -69,6 +70,7 @@ def main(argv: Sequence[str]) -> None:
     quiet()
     store = ClipStore(config.data).select(config.config.data.where)
     work = Workspace(config.config, store, Bundle(Path(config.out) / "bundle"), config.seed)
+    work.command = shlex.join(["drivesim", "train", *argv])
     chosen_clips = f"{len(store.clips('train'))} training clips of {config.data}"
     chosen_clips += f" where {store.selection}" if store.selection else ""
     tell(f"drivesim train: {chosen_clips}, {describe()}")
@@ -284,7 +286,9 @@ def export(name: str, run: StageRun, config: TrainConfig, work: Workspace, train
         "drivesim": __version__,
         "torch": torch.__version__,
         "data": str(config.data),
+        "dataset": work.store.summary(),
         "selection": _selection(config),
+        "command": work.command,
         "seed": config.seed,
         "steps": trainer.global_step,
         "train_seconds": round(budget.time_elapsed(), 1),

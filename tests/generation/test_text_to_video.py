@@ -16,6 +16,7 @@ from torch.testing import assert_close
 
 from drivesim import cli
 from drivesim.bundle import Bundle, folder_sha256
+from drivesim.bundles import pack, verify
 from drivesim.errors import UserError
 from drivesim.generation import offload
 from drivesim.generation.text_to_video import Look, Memory, TextToVideo
@@ -237,6 +238,24 @@ def test_an_image_network_may_be_trained_further_on_captions(trained, tmp_path):
               "config.stages.image.batch_size=2")  # fmt: skip
     before, after = (load_denoiser(Bundle(root), "image").unet.state_dict() for root in (trained.bundle, run.bundle))
     assert not all(torch.equal(before[name], weight) for name, weight in after.items())
+
+
+def test_a_bundle_that_reads_is_packed_without_the_pickles_it_brought(copy, tmp_path, capsys):
+    (copy.root / "image" / "text_encoder" / "pytorch_model.bin").write_bytes(b"pickle")
+    index = json.loads((copy.root / "model_index.json").read_text())
+    index["stages"]["image"]["folders"]["text_encoder"] = folder_sha256(copy.root / "image" / "text_encoder")
+    (copy.root / "model_index.json").write_text(json.dumps(index))  # as a bundle was saved before pickles were left out
+    with pytest.raises(UserError, match=r"pytorch_model.bin is a pickle.*`drivesim bundle pack`"):
+        TextToVideo.from_pretrained(copy.root)
+    pack.main([f"bundle={copy.root}", f"out={tmp_path / 'packed'}", "dtype=bf16"])
+    verify.main([f"bundle={tmp_path / 'packed'}"])
+    assert "is whole: 7 stages" in capsys.readouterr().out
+    packed = Bundle(tmp_path / "packed")
+    assert not list(packed.root.rglob("*.bin"))
+    weights = load_file(packed.folder("image", "text_encoder") / "model.safetensors")
+    assert {tensor.dtype for tensor in weights.values() if tensor.dim() > 1} == {torch.bfloat16}
+    assert "text-to-video" in (packed.root / "README.md").read_text()
+    assert generate(packed.root, tmp_path / "a.mp4", "prompt=a car", "upsampler=none").shape[0] == 33
 
 
 def test_memory_does_not_grow_with_the_number_of_frames(trained):
