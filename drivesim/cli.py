@@ -15,6 +15,7 @@ ABOUT = {
     "train": "one stage, or all of them, into a bundle",
     "plan": "parameters, FLOPs, memory and time of an experiment before it is trained",
     "generate": "a video from a bundle, a start frame and a layout",
+    "export": "generated videos with their layouts as a labelled data set: clip store, nuScenes, COCO",
     "evaluate": "distances between real and generated video, as one HTML report",
 }
 

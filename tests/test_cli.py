@@ -19,6 +19,7 @@ from drivesim import cli
 from drivesim.data.schema import WEATHERS
 from drivesim.errors import UserError
 from drivesim.generation import writer
+from drivesim.generation.pipeline import DrivingPipeline
 
 ROOT = Path(__file__).parents[1]
 FPS, HEIGHT, WIDTH = 16.0, 64, 128
@@ -43,6 +44,7 @@ class DriftingPipeline:
 
     fps, key_fps, slots = FPS, 1.0, 4
     height, width, low_height, low_width = HEIGHT, WIDTH, HEIGHT // 2, WIDTH // 2
+    layout_at = DrivingPipeline.layout_at
     config: Sampling = field(default_factory=Sampling)
     calls: list = field(default_factory=list)
     loaded: list = field(default_factory=list)
@@ -113,6 +115,7 @@ def test_a_video_its_record_and_its_contact_sheet_are_written(pipeline, tmp_path
     assert Image.open("generated.mp4.png").size == (4 * (WIDTH + 4) + 4, 3 * (HEIGHT + 12 + 4) + 4)
     assert {p.name for p in tmp_path.glob("*.*")} == {
         "start.png", "layout.json", "generated.mp4", "generated.mp4.json", "generated.mp4.png",
+        "generated.mp4.layout.json",
     }  # fmt: skip
     call = pipeline.calls[0]
     assert call["start"].shape == (1, 3, HEIGHT, WIDTH)

@@ -5,8 +5,9 @@ import math
 import resource
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,11 +25,13 @@ from drivesim.data.schema import WEATHERS
 from drivesim.errors import UserError
 from drivesim.files import atomic_path, check_output, refuse_existing
 from drivesim.generation.draw import contact_sheet, draw_layout, save_png
-from drivesim.generation.layout_file import TimedLayout, read_layout
+from drivesim.generation.labels import LAYOUT_SUFFIX, provenance, save_labels
+from drivesim.generation.layout_file import Lens, TimedLayout, read_layout
 from drivesim.generation.start import load_start, read_start
 from drivesim.generation.writer import VideoWriter
 from drivesim.machine import return_freed_memory
 from drivesim.models.conditions import CONDITIONS, USUAL, check_known
+from drivesim.tags import tags
 
 if TYPE_CHECKING:
     from drivesim.generation.pipeline import DrivingPipeline
@@ -54,8 +57,8 @@ SHEET_FRAMES, SHEET_COLUMNS, SHEET_WIDTH = 12, 4, 384  # a sheet that fits a scr
 
 @dataclass
 class GenerateConfig:
-    """Generate a driving video; or, with a prompt, a video of what it says. Beside OUT come OUT.json (how it was made)
-    and OUT.png (a contact sheet)."""
+    """Generate a driving video; or, with a prompt, a video of what it says. Beside OUT come OUT.json (how it was made),
+    OUT.layout.json (what steered each frame of a driving video: its labels) and OUT.png (a contact sheet)."""
 
     bundle: str = option(help="folder of trained stages, made by `drivesim train`")
     start: str = option("none", "picture, video or stored clip (STORE:CLIP) to start from, or none")
@@ -133,7 +136,7 @@ def main(argv: Sequence[str]) -> None:
     pipeline.config = replace(pipeline.config, **_chosen(config))
     layout = _layout(config, timed, pipeline)
     start = load_start(config.start, pipeline.height, pipeline.width, pipeline.key_fps, config.start_time)
-    generate(config, pipeline, start, layout)
+    generate(config, pipeline, start, layout, None if timed is None else timed.lens)
 
 
 def generate_text(config: GenerateConfig) -> None:
@@ -221,8 +224,14 @@ def _check_text(config: GenerateConfig) -> None:
         _range(name, getattr(config, name), 1, 1_000_000)
 
 
-def generate(config: GenerateConfig, pipeline: "DrivingPipeline", start: Tensor | None, layout: Layout | None) -> None:
-    """Stream a driving video to `config.out`."""
+def generate(
+    config: GenerateConfig,
+    pipeline: "DrivingPipeline",
+    start: Tensor | None,
+    layout: Layout | None,
+    lens: Lens | None = None,
+) -> None:
+    """Stream a driving video to `config.out`; what steered it, boxes seen through `lens`, is written beside it."""
     fps, frames = pipeline.fps, round(config.seconds * pipeline.fps)
     if not frames:
         raise UserError(f"seconds={config.seconds:g} is less than one frame at {fps:g} fps; ask for more")
@@ -230,7 +239,9 @@ def generate(config: GenerateConfig, pipeline: "DrivingPipeline", start: Tensor 
     height, width = (pipeline.low_height, pipeline.low_width) if working else (pipeline.height, pipeline.width)
     video = pipeline(start=start, layout=layout, seconds=config.seconds, seed=config.seed, upsampler=config.upsampler)
     told = f"start {config.start}, layout {config.layout}"
-    write(config, video, frames, fps, height, width, told, layout if config.draw_boxes else None)
+    drawn = layout if config.draw_boxes else None
+    labels = partial(save_labels, beside(config.out, LAYOUT_SUFFIX), pipeline, layout, lens)
+    write(config, video, frames, fps, height, width, told, drawn, labels)
 
 
 def write(
@@ -242,16 +253,19 @@ def write(
     width: int,
     told: str,
     drawn: Layout | None = None,
+    labels: Callable[[int], object] | None = None,
 ) -> None:
     """Stream frames uint8 [3, height, width] to `config.out`, with the boxes of `drawn` on them; then what belongs
-    beside it. After Ctrl-C the finished part is kept."""
+    beside it, `labels` of so many frames among it. After Ctrl-C the finished part is kept."""
     out = Path(config.out)
     print(f"{out}: {frames} frames, {frames / fps:.2f} s at {fps:g} fps, {height}x{width}")
     print(f"bundle {config.bundle}, {told}, seed {config.seed}")
 
     sheet: dict[int, np.ndarray] = {}
     wanted = set(np.linspace(0, frames - 1, min(SHEET_FRAMES, frames)).round().astype(int).tolist())
-    begun, writer = time.perf_counter(), VideoWriter(out, fps, height, width, overwrite=config.overwrite)
+    origin = _provenance(config)
+    writer = VideoWriter(out, fps, height, width, overwrite=config.overwrite, tags=tags(origin))
+    begun = time.perf_counter()
     pictures = tqdm(_pictures(video, drawn), "generate", frames, unit="frame")
     try:
         with writer, pictures:
@@ -264,7 +278,9 @@ def write(
         raise KeyboardInterrupt(f"interrupted; {then}") from interrupt
     finally:
         if writer.kept:
-            _write_beside(config, writer, sheet, complete=writer.frames == frames)
+            _write_beside(config, writer, origin, sheet, complete=writer.frames == frames)
+            if labels is not None:
+                labels(writer.frames)
     wall = time.perf_counter() - begun
     speed = f"{writer.seconds / wall:.3g} x real time"
     print(f"{out}: {writer.seconds:.2f} s of video in {wall:.1f} s ({speed}), peak memory {peak_memory()}")
@@ -321,7 +337,8 @@ def _conditions(bundle: Bundle) -> Sequence[str]:
 
 def _check_out(config: GenerateConfig) -> None:
     out = check_output(config.out, ".mp4", config.overwrite)
-    for path in (beside(out, ".json"), *([beside(out, ".png")] if config.contact_sheet else [])):
+    suffixes = [".json", *([".png"] if config.contact_sheet else []), *([] if config.prompt else [LAYOUT_SUFFIX])]
+    for path in (beside(out, suffix) for suffix in suffixes):
         refuse_existing(path, config.overwrite)
 
 
@@ -363,11 +380,23 @@ def _small(picture: np.ndarray) -> np.ndarray:
     return cv2.resize(picture, (round(width * scale), round(height * scale)), interpolation=cv2.INTER_AREA)
 
 
-def _write_beside(config: GenerateConfig, writer: VideoWriter, sheet: dict[int, np.ndarray], complete: bool) -> None:
+def _provenance(config: GenerateConfig) -> dict[str, Any]:
+    asked = {"prompt": config.prompt} if config.prompt is not None else {"start": config.start, "layout": config.layout}
+    return provenance(Bundle(Path(config.bundle)), config.seed, **asked)
+
+
+def _write_beside(
+    config: GenerateConfig,
+    writer: VideoWriter,
+    origin: dict[str, Any],
+    sheet: dict[int, np.ndarray],
+    complete: bool,
+) -> None:
     """OUT.json, what made the video and is enough to make it again, and OUT.png."""
     record: dict[str, Any] = {
         "drivesim": __version__,
         "torch": torch.__version__,
+        "provenance": origin,
         "options": asdict(config),
         "frames": writer.frames,
         "fps": float(writer.rate),

@@ -3,18 +3,20 @@
 import errno
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
+from av.container import OutputContainer
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, Interpolation
 from torch import Tensor
 
 from drivesim.errors import UserError
 from drivesim.files import atomic_path, refuse_existing
+from drivesim.tags import movflags
 
 # A fragment is flushed at every key frame: a killed run loses a second or two, and playing it needs no index.
 FRAGMENTED = {"movflags": "frag_keyframe+delay_moov+default_base_moof", "flush_packets": "1"}
@@ -30,6 +32,7 @@ class VideoWriter:
     crf            x264's constant rate factor: 0 lossless, 18 visually lossless, 51 worst
     keep_partial   after Ctrl-C or an error inside the block, keep what was finished under `path`, with a line saying
                    how much; False drops it
+    tags           metadata of the container
 
     Memory does not grow with the length. When the disk is full the finished part stays under its partial name only.
     raises  UserError for odd sizes, an existing `path` without `overwrite`, or a full disk
@@ -44,6 +47,7 @@ class VideoWriter:
         crf: int = 18,
         overwrite: bool = False,
         keep_partial: bool = True,
+        tags: Mapping[str, str] | None = None,
     ) -> None:
         if height % 2 or width % 2:
             raise UserError(f"video of {height}x{width} pixels: yuv420p needs an even height and width")
@@ -51,6 +55,7 @@ class VideoWriter:
         self.partial = partial_path(self.path)
         self.rate = Fraction(fps).limit_denominator(1001)
         self.height, self.width, self.crf, self.keep_partial = height, width, crf, keep_partial
+        self.tags = dict(tags or {})
         self.frames = 0
         self.kept = False  # something is under `path`: the whole video, or after an error its first part
         self._disk_full = False
@@ -62,7 +67,7 @@ class VideoWriter:
 
     def __enter__(self) -> "VideoWriter":
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._container = av.open(str(self.partial), "w", format="mp4", options=FRAGMENTED)
+        self._container = _create(self.partial, FRAGMENTED, self.tags)
         options = {"crf": str(self.crf), "g": str(max(1, round(self.rate)))}
         self._stream = self._container.add_stream("libx264", rate=self.rate, options=options)
         self._stream.width, self._stream.height, self._stream.pix_fmt = self.width, self.height, "yuv420p"
@@ -130,7 +135,7 @@ class VideoWriter:
     def _finish(self) -> None:
         try:
             with atomic_path(self.path) as temporary:
-                _index(self.partial, temporary)
+                _index(self.partial, temporary, self.tags)
                 _check_whole(temporary, self.frames)
         except UserError:  # no room for the second copy: the fragmented file is as whole, and only slower to seek in
             os.replace(self.partial, self.path)
@@ -143,9 +148,17 @@ def partial_path(path: Path | str) -> Path:
     return path.with_name(f"{path.stem}.partial{path.suffix}")
 
 
-def _index(source: Path, target: Path) -> None:
+def _create(path: Path, options: Mapping[str, str], tags: Mapping[str, str]) -> OutputContainer:
+    container = av.open(
+        str(path), "w", format="mp4", options={**options, "movflags": movflags(options["movflags"], tags)}
+    )
+    container.metadata.update(tags)
+    return container
+
+
+def _index(source: Path, target: Path, tags: Mapping[str, str]) -> None:
     """Copy the packets of a fragmented mp4 into one with its index at the front, without encoding again."""
-    with av.open(str(source)) as fragments, av.open(str(target), "w", format="mp4", options=INDEXED) as whole:
+    with av.open(str(source)) as fragments, _create(target, INDEXED, tags) as whole:
         video = fragments.streams.video[0]
         copy = whole.add_stream_from_template(video)
         for packet in fragments.demux(video):

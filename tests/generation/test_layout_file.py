@@ -247,7 +247,7 @@ def make_store(root, frames: int = 20, fps: float = 10):
 
     root.mkdir()
     row = {"clip": "0001", "split": "test", "frames": frames, "fps": fps, "has_boxes": True}
-    row |= {"frames_at": 0, "boxes_at": 0, "boxes": 2 * frames}
+    row |= {"frames_at": 0, "boxes_at": 0, "boxes": 2 * frames, "height": 64, "width": 128}
     table(INDEX, [row]).to_parquet(root / "index.parquet")
     table(FRAMES, [{"clip": "0001", "frame": i, "night": 0.5, "vehicles": 2.0} for i in range(frames)]).to_parquet(
         root / "frames.parquet"
