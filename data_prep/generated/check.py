@@ -33,7 +33,7 @@ class CheckOptions:
         "store of real clips with boxes to train the car finder on; if not given, the one the bundle was trained on",
     )
     finder: str | None = option(None, f"file to keep the car finder in; else {FINDER} in OUT")
-    finder_steps: int = option(1500, "steps of its training, if it is not there yet")
+    finder_steps: int = option(600, "steps of its training, if it is not there yet")
     detector_labels: dict[int, str] = option(
         {},
         "of a TorchScript file, which class a label stands for, as in {3: car, 1: pedestrian}; else 0 car, 1 truck ...",

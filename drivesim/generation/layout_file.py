@@ -22,7 +22,7 @@ from drivesim.data.store import ClipStore, is_store
 from drivesim.errors import UserError
 from drivesim.files import atomic_path
 
-FILE_KEYS = ("fps", "lens", "frames")
+FILE_KEYS = ("fps", "frames", "lens")
 LENS_KEYS = ("fx", "fy", "cx", "cy")
 LABEL_KEYS = {
     "night": "night",
