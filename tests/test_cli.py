@@ -19,6 +19,7 @@ from drivesim import cli
 from drivesim.data.schema import WEATHERS
 from drivesim.errors import UserError
 from drivesim.generation import writer
+from drivesim.generation.layout_file import read_layout
 from drivesim.generation.pipeline import DrivingPipeline
 
 ROOT = Path(__file__).parents[1]
@@ -112,6 +113,11 @@ def test_a_video_its_record_and_its_contact_sheet_are_written(pipeline, tmp_path
     assert frames_of("generated.mp4") == 24
     record = json.loads((tmp_path / "generated.mp4.json").read_text())
     assert (record["frames"], record["complete"], record["options"]["seed"]) == (24, True, 3)
+    assert {"synthetic": True, "seed": 3, "layout": "layout.json"}.items() <= record["provenance"].items()
+    with av.open("generated.mp4") as video:
+        assert video.metadata["synthetic"] == "true"
+    asked, written = (read_layout(f"{name}layout.json") for name in ("", "generated.mp4."))
+    assert written.layout.boxes.equal(asked.sample(1.5, FPS, 4).boxes[:, :1])
     assert Image.open("generated.mp4.png").size == (4 * (WIDTH + 4) + 4, 3 * (HEIGHT + 12 + 4) + 4)
     assert {p.name for p in tmp_path.glob("*.*")} == {
         "start.png", "layout.json", "generated.mp4", "generated.mp4.json", "generated.mp4.png",
@@ -334,7 +340,7 @@ def test_a_full_disk_is_one_line_exit_code_2_and_no_video_under_its_name(pipelin
     assert {path.name for path in tmp_path.glob("generated*")} <= {"generated.partial.mp4"}
 
 
-def test_overwrite_replaces_all_three_files(pipeline, tmp_path):
+def test_overwrite_replaces_all_of_its_files(pipeline, tmp_path):
     for seed in (1, 2):
         assert generate("seconds=0.5", f"seed={seed}", "overwrite=true") == 0
     assert json.loads((tmp_path / "generated.mp4.json").read_text())["options"]["seed"] == 2

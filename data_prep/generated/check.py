@@ -12,7 +12,6 @@ from data_prep.source import Refused, Unit
 from drivesim.bundle import Bundle
 from drivesim.config import option
 from drivesim.data.store import ClipStore, is_store
-from drivesim.data.video import iterate
 from drivesim.errors import UserError
 from eval.detectors import Detector, FinderDetector, ScriptDetector
 from eval.label_check import Rules, WindowCheck, check_video, flags, save_table
@@ -86,14 +85,14 @@ class Checker:
         return cls(FinderDetector(finder_for(real, cache, math.inf, seed, options.finder_steps)), rules)
 
     def check(self, name: str, video: Generated) -> tuple[np.ndarray, np.ndarray]:
-        """Of every frame the recall of its window [T], nan where nothing is asked for, and whether it is ok [T]."""
+        """Of every frame the recall of its window [T], nan where nothing is asked for, and whether it is ok [T].
+
+        raises  Refused where a picture does not decode, UserError if the detector's answer is not what was expected
+        """
         frames = video.layout.num_frames
         if self.detector is None:
             return np.full(frames, np.nan), np.full(frames, True)
-        pictures = iterate(video.path)
-        checks = check_video(name, pictures, video.layout, video.fps, self.detector, self.rules, self.worst)
-        if pictures.lost:
-            raise UserError(f"{pictures.lost} of {pictures.promised} frames cannot be decoded; generate it again")
+        checks = check_video(name, video.pictures(), video.layout, video.fps, self.detector, self.rules, self.worst)
         self.seen += [(check, video.fps) for check in checks]
         return flags(checks)
 

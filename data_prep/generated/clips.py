@@ -13,7 +13,6 @@ from data_prep.source import NAN, Box, Frame, RawClip, Unit
 from drivesim.clip import CLASSES, NO_BOX, NO_WEATHER, VEHICLES
 from drivesim.config import option
 from drivesim.data.schema import WEATHERS
-from drivesim.data.video import iterate
 from drivesim.errors import UserError
 from drivesim.generation.layout_file import Lens
 
@@ -46,7 +45,7 @@ class Labelled:
 
     def clips(self, unit: Unit, kept: np.ndarray, options: PieceOptions, licence: str) -> Iterator[RawClip]:
         """Clips of the stretches of frames in `kept` [T] bool, to be read one after the other."""
-        pictures = enumerate(iterate(self.video.path))
+        pictures = enumerate(self.video.pictures())
         for number, piece in enumerate(pieces(kept, self.video.fps, options)):
             yield RawClip(
                 name=f"{unit.name}_{number:04d}",

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from data_prep.generated.check import Checker, CheckOptions
 from data_prep.generated.clips import Labelled, PieceOptions, pieces
 from data_prep.generated.found import read_generated, units_of
 from data_prep.generated.space import LensOptions
-from data_prep.source import Dropped, Refused, Unit
+from data_prep.source import Dropped, RawClip, Refused, Unit
 from data_prep.splits import split_routes
 from data_prep.videos import ROUTE_BY
 from data_prep.writer import merge, write_clip
@@ -112,7 +112,7 @@ def write_store(
 ) -> list[Dropped]:
     """Make a clip store of the videos below `root`; returns what was left out and why.
 
-    raises  UserError if nothing is left
+    raises  UserError if nothing is left, the disk is full, or the detector does not answer as it should
     """
     given = [Unit(unit.name, unit.route, unit.group, unit.path, config.split or "") for unit in units]
     splits = split_routes(given, config.val_share, config.test_share, config.seed)
@@ -121,8 +121,10 @@ def write_store(
     with tqdm(units, "export", unit="video") as bar:
         for unit in bar:
             try:
-                clips += _add(store, config, root, unit, splits[unit.route], checker)
-            except (Refused, UserError) as reason:
+                for clip in _clips(config, root, unit, checker):
+                    write_clip(store, clip, splits[unit.route], lossless=config.lossless)
+                    clips += 1
+            except Refused as reason:
                 dropped.append(Dropped(unit.path, str(reason)))
             bar.set_postfix_str(f"{clips} clips")
     if not clips:
@@ -132,8 +134,8 @@ def write_store(
     return dropped
 
 
-def _add(store: Path, config: ExportConfig, root: Path, unit: Unit, split: str, checker: Checker) -> int:
-    """Write the clips of one video; how many. raises Refused or UserError if there are none"""
+def _clips(config: ExportConfig, root: Path, unit: Unit, checker: Checker) -> Iterator[RawClip]:
+    """The clips of one video, to be read one after the other. raises Refused if there are none"""
     video = read_generated(root / unit.path)
     recall, ok = checker.check(unit.path, video)
     known = video.layout.known.numpy()
@@ -141,12 +143,7 @@ def _add(store: Path, config: ExportConfig, root: Path, unit: Unit, split: str, 
     if not any(True for _ in pieces(kept, video.fps, config)):
         why = "that passed the label check" if config.drop_failed else "of which the boxes are known"
         raise Refused(f"has no {config.min_seconds:g} s in a row {why}")
-    labelled = Labelled(video, recall, ok, config.lens)
-    written = [
-        write_clip(store, clip, split, lossless=config.lossless)
-        for clip in labelled.clips(unit, kept, config, config.licence)
-    ]
-    return len(written)
+    yield from Labelled(video, recall, ok, config.lens).clips(unit, kept, config, config.licence)
 
 
 def _convert(store: Path, config: ExportConfig, folder: Path) -> None:

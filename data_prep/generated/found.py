@@ -3,7 +3,7 @@
 import glob
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from data_prep.naming import printable, unit_names
 from data_prep.source import Refused, Unit
 from data_prep.videos import route_of
 from drivesim.clip import Layout
-from drivesim.data.video import count_frames, probe
+from drivesim.data.video import count_frames, iterate, probe
 from drivesim.errors import UserError
 from drivesim.generation.labels import LAYOUT_SUFFIX, RECORD_SUFFIX
 from drivesim.generation.layout_file import Lens, read_layout
@@ -43,6 +43,16 @@ class Generated:
     lens: Lens | None
     provenance: dict[str, Any]
     options: dict[str, Any]
+
+    def pictures(self) -> Iterator[np.ndarray]:
+        """[H, W, 3] uint8 RGB, as many as `layout` has frames. raises Refused where one of them does not decode"""
+        frames = iterate(self.path)
+        try:
+            yield from frames
+        except UserError as error:
+            raise Refused(printable(str(error))) from error
+        if frames.decoded < self.layout.num_frames:
+            raise Refused(f"has {self.layout.num_frames} frames, of which {frames.decoded} decode; generate it again")
 
 
 def units_of(videos: str, route_by: str) -> tuple[Path, list[Unit]]:

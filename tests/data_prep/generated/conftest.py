@@ -54,7 +54,9 @@ def picture(layout: Layout, shown: tuple[str, ...]) -> np.ndarray:
     return image
 
 
-def write_generated(path: Path, frames: int = 40, hidden: range = range(0), lens: Lens | None = LENS, **changes) -> Path:
+def write_generated(
+    path: Path, frames: int = 40, hidden: range = range(0), lens: Lens | None = LENS, **changes
+) -> Path:
     """What `drivesim generate` leaves; `hidden` frames do not show the car that they were asked for.
 
     changes  layout=, fps= (of the layout file), provenance=, draw_boxes=
@@ -109,7 +111,7 @@ def make_generated() -> Callable[..., Path]:
 
 @pytest.fixture
 def export(monkeypatch, capsys, blobs):
-    """export("videos=...", ...) runs `drivesim export` with the blob detector; (exit code, stdout, last line of stderr)."""
+    """export("videos=...") runs `drivesim export` with the blob detector; (exit code, stdout, last line of stderr)."""
     entry = EntryPoint("export", "data_prep.generated.command:main", "drivesim.commands")
     monkeypatch.setattr(cli, "entry_points", lambda group: [entry])
 

@@ -1,6 +1,7 @@
-"""`drivesim export` as a command: labels equal to the asked ones in every format, the check, mistakes, all or nothing."""
+"""`drivesim export` as a command: labels equal to the asked ones in every format, the check, mistakes."""
 
 import csv
+import errno
 import hashlib
 import json
 from pathlib import Path
@@ -9,6 +10,7 @@ import av
 import cv2
 import numpy as np
 import pytest
+import torch
 from nuscenes.nuscenes import NuScenes
 from nuscenes.utils.geometry_utils import BoxVisibility
 from pycocotools.coco import COCO
@@ -118,7 +120,11 @@ def test_the_devkit_reads_boxes_equal_to_those_asked_for(export, videos, asked, 
             compared += 1
         scene = nusc.get("scene", sample["scene_token"])["name"]
         fails = scene == "b" and 10 <= frame < 20
-        assert (sample["synthetic"], sample["label_ok"], sample["label_recall"]) == (True, not fails, 0.5 if fails else 1)
+        assert (sample["synthetic"], sample["label_ok"], sample["label_recall"]) == (
+            True,
+            not fails,
+            0.5 if fails else 1,
+        )
     assert compared == 2 * 2 * 8
     notes = json.loads((out / "drivesim.json").read_text())
     assert notes["synthetic"] is True
@@ -220,6 +226,37 @@ def test_the_car_finder_looks_where_no_detector_is_given(export, videos, tmp_pat
     assert "0 of 32 asked boxes found (0%); 8 of 8 windows below 50%" in told  # pedestrians are not looked for
 
 
+def test_a_damaged_video_is_left_out_with_its_reason_and_the_rest_is_exported(export, make_generated, tmp_path):
+    for name in ("a", "b"):
+        make_generated(tmp_path / "in" / f"{name}.mp4", 20)
+    content = bytearray((tmp_path / "in" / "b.mp4").read_bytes())
+    content[-(len(content) // 5) :] = bytes(len(content) // 5)
+    (tmp_path / "in" / "b.mp4").write_bytes(content)
+    assert export(f"videos={tmp_path / 'in'}", "format=store", f"out={tmp_path / 'out'}")[0] == 0
+    (left,) = json.loads((tmp_path / "out" / "dropped.json").read_text())
+    assert left["unit"] == "b.mp4"
+    assert "has 20 frames, of which" in left["reason"]
+    assert ClipStore(tmp_path / "out").clips() == ["a_0000"]
+
+
+def test_a_detector_that_answers_nonsense_ends_the_export(export, videos, tmp_path):
+    torch.jit.script(torch.nn.Identity()).save(str(tmp_path / "d.pt"))
+    words = [f"videos={videos}", "format=store", f"out={tmp_path / 'out'}", f"detector={tmp_path / 'd.pt'}"]
+    code, _, error = export(*words, looking=False)
+    assert (code, "d.pt answers Tensor to 4 frames; expected boxes" in error) == (2, True)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_full_disk_ends_the_export_in_one_line(export, videos, tmp_path, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("data_prep.writer.encode", full)
+    code, _, error = export(f"videos={videos}", "format=store", f"out={tmp_path / 'out'}")
+    assert (code, "disk full while writing" in error) == (2, True)
+    assert list(tmp_path.iterdir()) == []
+
+
 MISTAKES = {
     "format": (["format=kitti"], "format=kitti is unknown; expected one of store, nuscenes, coco"),
     "split": (["split=all"], "split=all is unknown; expected one of train, val, test"),
@@ -235,7 +272,10 @@ MISTAKES = {
     "detector": (["detector=missing.pt"], "detector=missing.pt does not exist"),
     "drop": (["detector=none", "drop_failed=true"], "drop_failed=true needs a label check"),
     "finder": (["detector=default"], "the label check needs real=STORE"),
-    "all fail": (["min_recall=1", "drop_failed=true", "smallest=0", "detector_score=1"], "none of 3 videos can be exported"),
+    "all fail": (
+        ["min_recall=1", "drop_failed=true", "smallest=0", "detector_score=1"],
+        "none of 3 videos can be exported",
+    ),
 }
 
 

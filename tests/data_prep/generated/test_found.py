@@ -58,6 +58,11 @@ def test_folders_files_and_patterns_name_videos_and_unfinished_ones_are_none(tmp
         for asked in ("", "b_*.mp4", "x/c [1].mp4", "**/*.mp4")
     }
     both, inside = [("b_1.mp4", "b"), ("b_2.mp4", "b")], [("x/c [1].mp4", "x/c [1]")]
-    assert found == {"": both + inside, "b_*.mp4": both, "x/c [1].mp4": [("c [1].mp4", "c [1]")], "**/*.mp4": both + inside}
-    with pytest.raises(UserError, match="names no .mp4 file"):
+    assert found == {
+        "": both + inside,
+        "b_*.mp4": both,
+        "x/c [1].mp4": [("c [1].mp4", "c [1]")],
+        "**/*.mp4": both + inside,
+    }
+    with pytest.raises(UserError, match=r"names no \.mp4 file"):
         units_of(str(tmp_path / "*.mkv"), "name")
