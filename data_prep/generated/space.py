@@ -6,7 +6,7 @@ import numpy as np
 
 from data_prep.annotations import camera_pose
 from data_prep.export.rig import FRONT_M
-from data_prep.geometry import NEAR_M, corners
+from data_prep.geometry import EDGES, NEAR_M, corners
 from drivesim.config import option
 from drivesim.errors import UserError
 from drivesim.generation.layout_file import Lens
@@ -61,26 +61,36 @@ def centres(boxes: np.ndarray, solids: np.ndarray, lens: Lens) -> np.ndarray:
 
     boxes   [n, 4] x1, y1, x2, y2, fractions of the picture
     solids  [n, 5] depth, length, width, height in metres and yaw in radians, as `drivesim.clip.SOLID`
-    NaN where a solid is not known, comes nearer than NEAR_M, or is cut off by the picture on two opposite sides.
+    NaN where a solid is not known, lies behind the camera, or is cut off by the picture on two opposite sides.
     """
     depth, size, yaw = solids[:, 0], solids[:, 1:4], solids[:, 4]
     ahead = np.stack([np.zeros_like(depth), np.zeros_like(depth), depth], 1)
-    solid = corners(ahead, size, yaw)  # [n, 8, 3]
+    points, seen = _seen_points(corners(ahead, size, yaw))
     slopes = (boxes - [lens.cx, lens.cy] * 2) / ([lens.fx, lens.fy] * 2)  # metres aside a metre ahead
     slopes = np.where((boxes <= AT_EDGE) | (boxes >= 1 - AT_EDGE), np.nan, slopes)
-    x, y = (_aside(slopes[:, axis], slopes[:, axis + 2], solid[..., axis], solid[..., 2]) for axis in (0, 1))
+    x, y = (_aside(slopes[:, axis], slopes[:, axis + 2], points[..., axis], points[..., 2], seen) for axis in (0, 1))
     found = np.stack([x, y, depth], 1)
-    near = ~(solid[..., 2].min(1) >= NEAR_M) | ~np.isfinite(found).all(1)
-    return np.where(near[:, None], np.nan, found)
+    return np.where(seen.any(1)[:, None] & np.isfinite(found).all(1)[:, None], found, np.nan)
 
 
-def _aside(low: np.ndarray, high: np.ndarray, offset: np.ndarray, depth: np.ndarray) -> np.ndarray:
+def _seen_points(solid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The points that may bound the outline of solids, of which corners [n, 8, 3] are given, and which of them are
+    there [n, 20]: the corners before the near plane, and where edges pass through it."""
+    first, last = (solid[:, list(ends)] for ends in zip(*EDGES, strict=True))
+    passed = (first[..., 2] < NEAR_M) != (last[..., 2] < NEAR_M)
+    share = (NEAR_M - first[..., 2]) / np.where(passed, last[..., 2] - first[..., 2], 1)
+    through = first + (last - first) * share[..., None]
+    return np.concatenate([solid, through], 1), np.concatenate([solid[..., 2] >= NEAR_M, passed], 1)
+
+
+def _aside(low: np.ndarray, high: np.ndarray, offset: np.ndarray, depth: np.ndarray, seen: np.ndarray) -> np.ndarray:
     """How far to move solids aside [n] for their outline to reach from `low` to `high` [n]; the mean where both are
     known, as rounding and movement between two keyframes make them differ, NaN where neither is.
 
-    offset, depth  [n, 8] of the corners, metres. The outermost corner touches its side, all others lie within, so
-    each bounds the place from one side.
+    offset, depth, seen  [n, points]: metres, and which count. The outermost point touches its side, all others lie
+    within, so each bounds the place from one side.
     """
-    from_high = (high[:, None] * depth - offset).min(1)
-    from_low = (low[:, None] * depth - offset).max(1)
-    return np.where(np.isnan(from_low), from_high, np.where(np.isnan(from_high), from_low, (from_low + from_high) / 2))
+    from_high = np.where(seen, high[:, None] * depth - offset, np.inf).min(1)
+    from_low = np.where(seen, low[:, None] * depth - offset, -np.inf).max(1)
+    with np.errstate(invalid="ignore"):  # nothing bounds what lies behind the camera: inf - inf is NaN
+        return (np.where(np.isnan(low), from_high, from_low) + np.where(np.isnan(high), from_low, from_high)) / 2

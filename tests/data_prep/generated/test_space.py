@@ -6,7 +6,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from data_prep.generated.space import LensOptions, centres, intrinsics, poses
-from data_prep.geometry import NEAR_M, corners, picture_box
+from data_prep.geometry import corners, picture_box
 from drivesim.clip import Camera
 from drivesim.data.store import POSE, ego_motion
 from drivesim.errors import UserError
@@ -19,7 +19,7 @@ CAMERA = Camera(intrinsics(LENS, 512, 1024), 512, 1024)
 def things(count: int) -> tuple[np.ndarray, np.ndarray]:
     """Boxes of random places, sizes and yaws before the camera: centres [n, 3] and solids [n, 5]."""
     rng = np.random.default_rng(0)
-    depth = rng.uniform(4, 40, count)
+    depth = rng.uniform(1, 40, count)
     centre = np.stack([rng.uniform(-0.8, 0.8, count) * depth, rng.uniform(-0.2, 0.3, count) * depth, depth], 1)
     size, yaw = rng.uniform(0.5, 4.5, (count, 3)), rng.uniform(-np.pi, np.pi, count)
     return centre, np.column_stack([depth, size, yaw])
@@ -33,7 +33,7 @@ def outlines(centre: np.ndarray, solid: np.ndarray) -> np.ndarray:
 def test_boxes_are_placed_where_their_outline_was_projected_from():
     centre, solid = things(400)
     boxes = outlines(centre, solid)
-    seen = np.isfinite(boxes).all(1) & (corners(centre, solid[:, 1:4], solid[:, 4])[..., 2].min(1) > NEAR_M)
+    seen = np.isfinite(boxes).all(1)
     cut_both = ((boxes[:, :2] == 0) & (boxes[:, 2:] == 1)).any(1)
     found = centres(boxes[seen & ~cut_both], solid[seen & ~cut_both], LENS)
     np.testing.assert_allclose(found, centre[seen & ~cut_both], atol=1e-9)
@@ -42,9 +42,20 @@ def test_boxes_are_placed_where_their_outline_was_projected_from():
     assert seen.sum() > 200
 
 
+def test_a_car_beside_the_camera_is_placed_by_the_part_before_it():
+    centre = np.array([[-2.2, 0.8, 2.0], [2.4, 0.7, 1.0]])
+    solid = np.array([[2.0, 4.5, 1.8, 1.45, 0.02], [1.0, 4.2, 1.7, 1.5, np.pi]])
+    boxes = outlines(centre, solid)
+    assert (boxes[:, [0, 2]] == [[0, boxes[0, 2]], [boxes[1, 0], 1]]).all()  # it reaches out of the picture
+    assert corners(centre, solid[:, 1:4], solid[:, 4])[..., 2].min() < 0
+    np.testing.assert_allclose(centres(boxes, solid, LENS), centre, atol=1e-9)
+
+
 def test_no_place_is_made_up_where_the_outline_does_not_tell():
     solid = np.array([[10.0, 4, 2, 1.5, 0], [10, 4, 2, 1.5, 0], [1.0, 4, 2, 1.5, 0], [10, np.nan, 2, 1.5, 0]])
-    boxes = np.array([[0, 0.4, 1, 0.6], [0.4, 0, 0.6, 1], [0.2, 0.4, 0.6, 0.9], [0.4, 0.4, 0.6, 0.6]])
+    solid = np.vstack([solid, [-5.0, 4, 2, 1.5, 0]])
+    boxes = np.array([[0, 0.4, 1, 0.6], [0.4, 0, 0.6, 1], [0, 0.4, 1, 0.9], [0.4, 0.4, 0.6, 0.6]])
+    boxes = np.vstack([boxes, [0.2, 0.4, 0.6, 0.9]])
     assert np.isnan(centres(boxes, solid, LENS)).all()
     assert centres(boxes[:0], solid[:0], LENS).shape == (0, 3)
 
