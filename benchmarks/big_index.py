@@ -27,6 +27,7 @@ from drivesim.config import option, parse
 from drivesim.data.loader import WindowLoader
 from drivesim.data.schema import SCHEMA, TABLES, WEATHERS
 from drivesim.data.store import ClipStore
+from drivesim.data.tables import completed
 from drivesim.data.windows import WindowDataset, WindowSpec
 from drivesim.errors import UserError
 from drivesim.files import atomic_path
@@ -162,9 +163,12 @@ PORTIONS = {"index": index_rows, "frames": frames_rows, "boxes": boxes_rows}
 
 
 def typed(name: str, columns: dict) -> pa.Table:
-    """A table of the store's schema from its columns."""
+    """A table of the store's schema from its columns; what no generated clip is told of reads as in older stores."""
     schema = TABLES[name]
-    return pa.table([pa.array(columns[field.name], field.type) for field in schema], schema)
+    given = pa.table(
+        {field.name: pa.array(columns[field.name], field.type) for field in schema if field.name in columns}
+    )
+    return completed(given, schema.names).select(schema.names)
 
 
 def sizes(root: Path) -> dict[str, float]:

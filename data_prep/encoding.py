@@ -1,6 +1,6 @@
 """Pictures into the H.264 files of a store, at a constant rate, a key frame every few frames."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import cast
@@ -12,6 +12,7 @@ from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTr
 from data_prep.source import Refused
 from drivesim.data.colour import UNBIASED
 from drivesim.errors import UserError
+from drivesim.tags import movflags
 
 GOP_FRAMES = 8  # a training window starts anywhere: at most 7 frames are decoded in vain
 # No B-frames: display order is file order, so a seek lands where it is asked to. One thread: x264 writes other bytes
@@ -24,11 +25,17 @@ LOSSLESS = {"qp": "0"}
 
 
 def encode(
-    path: Path, pictures: Iterator[np.ndarray], rate: Fraction, name: str, lossless: bool = False
+    path: Path,
+    pictures: Iterator[np.ndarray],
+    rate: Fraction,
+    name: str,
+    lossless: bool = False,
+    tags: Mapping[str, str] | None = None,
 ) -> tuple[int, int]:
     """Encode uint8 RGB pictures [H, W, 3]; returns (height, width).
 
     lossless  as RGB, bit for bit, which FFmpeg reads and browsers do not; else yuv420p, which everything plays
+    tags      metadata of the container
     raises    UserError if a picture has an odd size or another than the first; Refused if there is none; OSError
     """
     first = next(pictures, None)
@@ -39,7 +46,8 @@ def encode(
         raise UserError(f"clip {name} is {height}x{width}; yuv420p video needs an even height and width")
     to_frame = _to_rgb if lossless else _to_yuv
     try:
-        with av.open(str(path), "w", options={"movflags": "faststart"}) as container:
+        with av.open(str(path), "w", options={"movflags": movflags("faststart", tags)}) as container:
+            container.metadata.update(tags or {})
             stream = _add_stream(container, rate, height, width, lossless)
             container.mux(stream.encode(to_frame(first, 0)))
             for number, picture in enumerate(pictures, start=1):

@@ -23,7 +23,7 @@ from drivesim.errors import UserError
 
 SUFFIXES = (".boxes.json", ".boxes.csv")
 UNITS = ("fractions", "pixels")
-FILE_KEYS = ("fps", "unit", "licence", "weather", "caption", "night", "frames")
+FILE_KEYS = ("fps", "unit", "licence", "weather", "caption", "night", "frames", "lens")
 LABEL_RANGES = {
     "night": (0.0, 1.0),
     "crowdedness": (0.0, np.inf),

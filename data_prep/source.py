@@ -1,8 +1,8 @@
 """What a source of raw driving data gives to `drivesim prepare`: units of work, clips, frames, ground truth."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -34,6 +34,7 @@ class Frame:
     image       [H, W, 3] uint8 RGB, of the stored size
     pose        [4, 4] camera to world or None; metres; world: x east, y north, z up; camera: x right, y down, z forward
     intrinsics  [3, 3] pixels, or None
+    label_recall, label_ok  share of the boxes around this moment that a detector finds, and whether that is enough
     """
 
     image: np.ndarray
@@ -44,6 +45,8 @@ class Frame:
     night: float = NAN
     vehicles: float = NAN
     steering_rad: float = NAN
+    label_recall: float = NAN
+    label_ok: bool = True
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,7 @@ class RawClip:
     weather  one of drivesim.data.schema.WEATHERS, empty where unknown
     caption  what it shows, in words; empty where nobody says
     start_s  seconds from the start of the recording; tells which clips of several cameras belong together
+    provenance  what model made it, for JSON, where one did; nothing of what was filmed or drawn
     """
 
     name: str  # file name friendly and unique in the store
@@ -79,6 +83,7 @@ class RawClip:
     caption: str = ""
     maps: Sequence[MapLayer] = ()
     start_s: float = NAN
+    provenance: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -87,14 +87,17 @@ class VideosSource:
         if file.problem:  # given a split, it takes no place in one
             route = f"left out: {printable(file.path)}"
             return Unit(name, route, path=file.path.as_posix(), split="train", facts=(file.problem,))
-        return Unit(name, self._route(Path(printable(file.path))), "videos", file.path.as_posix())
+        route = route_of(Path(printable(file.path)), self.config.route_by)
+        return Unit(name, route, "videos", file.path.as_posix())
 
-    def _route(self, path: Path) -> str:
-        if self.config.route_by == "folder":
-            return path.parent.as_posix()
-        # drive_0.mp4 and drive_1.mp4 were most likely cut from one drive. A name that is all number says nothing.
-        stem = path.stem if self.config.route_by == "file" else TRAILING_NUMBER.sub("", path.stem)
-        return (path.parent / stem).as_posix()
+
+def route_of(path: Path, route_by: str) -> str:
+    """The route of a video, by one of ROUTE_BY."""
+    if route_by == "folder":
+        return path.parent.as_posix()
+    # drive_0.mp4 and drive_1.mp4 were most likely cut from one drive. A name that is all number says nothing.
+    stem = path.stem if route_by == "file" else TRAILING_NUMBER.sub("", path.stem)
+    return (path.parent / stem).as_posix()
 
 
 def _without_video(sidecars: list[Found], videos: list[Found]) -> list[Found]:

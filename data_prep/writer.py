@@ -19,6 +19,7 @@ from data_prep.source import NAN, Box, Frame, MapLayer, RawClip
 from drivesim.data.schema import BOXES, FRAMES, INDEX, MAPS, SCHEMA, TABLES
 from drivesim.data.tables import completed
 from drivesim.files import atomic_path
+from drivesim.tags import tags
 
 # A row group ends at the first clip past as many. Reading one of 8192 frames takes a millisecond or two, half of which
 # a smaller one would take as well; pictures of maps are large. A file's footer tells of each group and is read first:
@@ -51,7 +52,7 @@ def write_clip(root: Path, clip: RawClip, split: str, origin: str = "", lossless
     rows = ClipRows(clip.name, rate)
     video = root / "clips" / f"{clip.name}.mp4"
     with atomic_path(video) as temporary:
-        height, width = encode(temporary, rows.collect(clip.frames), rate, clip.name, lossless)
+        height, width = encode(temporary, rows.collect(clip.frames), rate, clip.name, lossless, tags(clip.provenance))
     index = rows.index(clip, split) | {"height": height, "width": width, "bytes": video.stat().st_size}
     with open(video, "rb") as file:
         index["sha256"] = sha256(file)
@@ -160,6 +161,10 @@ class ClipRows:
             "night": self._mean("night"),
             "weather": clip.weather,
             "caption": clip.caption,
+            "synthetic": bool(clip.provenance),
+            "provenance": json.dumps(dict(clip.provenance), sort_keys=True) if clip.provenance else "",
+            "label_recall": self._mean_of_known("label_recall"),
+            "label_ok": all(row["label_ok"] for row in self.frames),
             "crowdedness": self._mean("vehicles"),
             "speed_mps": self._mean("speed_mps"),
             "has_boxes": clip.has_boxes,
@@ -169,8 +174,12 @@ class ClipRows:
     def _mean(self, column: str) -> float:
         return float(np.mean([row[column] for row in self.frames]))
 
+    def _mean_of_known(self, column: str) -> float:
+        known = [row[column] for row in self.frames if not np.isnan(row[column])]
+        return float(np.mean(known)) if known else NAN
 
-def _frame_columns(frame: Frame) -> dict[str, float]:
+
+def _frame_columns(frame: Frame) -> dict[str, Any]:
     columns = {"speed_mps": frame.speed_mps, "night": frame.night, "vehicles": frame.vehicles}
     columns["steering_rad"] = frame.steering_rad
     columns |= dict.fromkeys(("x_m", "y_m", "z_m", "qw", "qx", "qy", "qz", "fx", "fy", "cx", "cy"), NAN)
@@ -181,7 +190,8 @@ def _frame_columns(frame: Frame) -> dict[str, float]:
     if frame.intrinsics is not None:
         matrix = frame.intrinsics
         columns |= {"fx": matrix[0, 0], "fy": matrix[1, 1], "cx": matrix[0, 2], "cy": matrix[1, 2]}
-    return {name: float(value) for name, value in columns.items()}
+    columns["label_recall"] = frame.label_recall
+    return {name: float(value) for name, value in columns.items()} | {"label_ok": frame.label_ok}
 
 
 def _box_columns(box: Box) -> dict[str, Any]:

@@ -18,6 +18,7 @@ ABOUT = {
     "scenario": "what a video shall show: draw, check, list; roads, cars and people in YAML",
     "bundle": "a bundle: info, verify, pack for others, unpack",
     "generate": "a video from a bundle, a start frame and a layout",
+    "export": "generated videos with their layouts as a labelled data set: clip store, nuScenes, COCO",
     "evaluate": "distances between real and generated video, as one HTML report",
     "diversity": "how futures of one start differ, beside real drives",
     "utility": "a detector trained on real clips, on generated ones and on both",

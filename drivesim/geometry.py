@@ -6,7 +6,7 @@ from drivesim.clip import Camera
 
 NEAR_M = 0.4  # what is nearer to the camera than this is cut off before it is projected
 _CORNERS = np.array([[x, y, z] for x in (-0.5, 0.5) for y in (-0.5, 0.5) for z in (-0.5, 0.5)])
-_EDGES = [(a, b) for a in range(8) for b in range(a + 1, 8) if np.abs(_CORNERS[a] - _CORNERS[b]).sum() == 1]
+EDGES = [(a, b) for a in range(8) for b in range(a + 1, 8) if np.abs(_CORNERS[a] - _CORNERS[b]).sum() == 1]
 
 
 def corners(centre: np.ndarray, size: np.ndarray, yaw: np.ndarray) -> np.ndarray:
@@ -61,7 +61,7 @@ def picture_box(camera: Camera, solid: np.ndarray) -> tuple[float, float, float,
 def _cut(solid: np.ndarray) -> np.ndarray:
     """Corners [k, 3] of what is left of a box in front of the near plane."""
     kept = list(solid[solid[:, 2] >= NEAR_M])
-    for a, b in _EDGES:
+    for a, b in EDGES:
         p, q = solid[a], solid[b]
         if (p[2] < NEAR_M) != (q[2] < NEAR_M):
             kept.append(p + (q - p) * (NEAR_M - p[2]) / (q[2] - p[2]))

@@ -313,15 +313,17 @@ def spread(
         yield clip, ((t, resize(image, INPUT)) for t, image in frames if t % stride == 0)
 
 
-def finder_for(store: ClipStore, cache: Path | str, seconds: float = 90, seed: int = 0) -> CarFinder:
-    """The finder kept at `cache`, or a new one trained on the store's train split and kept there."""
+def finder_for(
+    store: ClipStore, cache: Path | str, seconds: float = 90, seed: int = 0, max_steps: float = math.inf
+) -> CarFinder:
+    """The finder kept at `cache`, or a new one trained (`train_finder`) on the store's train split and kept there."""
     if Path(cache).exists():
         return CarFinder.load(cache)
     held_out = next((split for split in ("val", "test") if store.clips(split)), None)
     if held_out is None:
         raise UserError(f"{store.root} has no val or test split, so the car finder's own recall would be unknown")
     train = store_samples(store, "train", 500)
-    finder = train_finder(train, store_samples(store, held_out, 80), seconds, seed)
+    finder = train_finder(train, store_samples(store, held_out, 80), seconds, seed, max_steps=max_steps)
     finder.save(cache)
     return finder
 

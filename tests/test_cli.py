@@ -24,6 +24,8 @@ from drivesim.data.schema import WEATHERS
 from drivesim.errors import UserError
 from drivesim.generation import checkpoint, writer
 from drivesim.generation.costs import Meter
+from drivesim.generation.layout_file import read_layout
+from drivesim.generation.pipeline import DrivingPipeline
 from drivesim.generation.stage import Rollout, Stage, take
 
 ROOT = Path(__file__).parents[1]
@@ -49,6 +51,7 @@ class DriftingPipeline:
 
     fps, key_fps, slots = FPS, 1.0, 4
     height, width, low_height, low_width = HEIGHT, WIDTH, HEIGHT // 2, WIDTH // 2
+    layout_at = DrivingPipeline.layout_at
     config: Sampling = field(default_factory=Sampling)
     calls: list = field(default_factory=list)
     loaded: list = field(default_factory=list)
@@ -122,9 +125,15 @@ def test_a_video_its_record_and_its_contact_sheet_are_written(pipeline, tmp_path
     assert frames_of("generated.mp4") == 24
     record = json.loads((tmp_path / "generated.mp4.json").read_text())
     assert (record["frames"], record["complete"], record["options"]["seed"]) == (24, True, 3)
+    assert {"synthetic": True, "seed": 3, "layout": "layout.json"}.items() <= record["provenance"].items()
+    with av.open("generated.mp4") as video:
+        assert video.metadata["synthetic"] == "true"
+    asked, written = (read_layout(f"{name}layout.json") for name in ("", "generated.mp4."))
+    assert written.layout.boxes.equal(asked.sample(1.5, FPS, 4).boxes[:, :1])
     assert Image.open("generated.mp4.png").size == (4 * (WIDTH + 4) + 4, 3 * (HEIGHT + 12 + 4) + 4)
     assert {p.name for p in tmp_path.glob("*.*")} == {
         "start.png", "layout.json", "generated.mp4", "generated.mp4.json", "generated.mp4.png",
+        "generated.mp4.layout.json",
     }  # fmt: skip
     call = pipeline.calls[0]
     assert call["start"].shape == (1, 3, HEIGHT, WIDTH)
@@ -497,7 +506,7 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on_when_there_is_room
     def open_full(path, mode="r", **options):
         return Full(path, mode) if str(path) == "generated.partial.mp4" and "a" in mode else open_file(path, mode)
 
-    def index(source, target):
+    def index(source, target, tags):
         raise OSError(errno.ENOSPC, "No space left on device", str(target))
 
     with monkeypatch.context() as patch:
@@ -517,7 +526,7 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on_when_there_is_room
     assert made_at("generated.mp4") == whole
 
 
-def test_overwrite_replaces_all_three_files(pipeline, tmp_path):
+def test_overwrite_replaces_all_of_its_files(pipeline, tmp_path):
     for seed in (1, 2):
         assert generate("seconds=0.5", f"seed={seed}", "overwrite=true") == 0
     assert json.loads((tmp_path / "generated.mp4.json").read_text())["options"]["seed"] == 2

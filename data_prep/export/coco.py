@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from data_prep.export.job import Job
+from data_prep.export.marks import marks
 from drivesim.clip import CLASSES, VEHICLES
 from drivesim.config import option
 from drivesim.errors import UserError
@@ -52,6 +53,7 @@ class CocoWriter:
 
     def _add(self, clip: str, numbers: range, images: list, annotations: list) -> None:
         info, boxes = self.job.store.index.loc[clip], self.job.store.boxes(clip)
+        marked = marks(self.job.store, clip)
         # NaN, which says that nobody knows, is kept.
         by_frame = dict(iter(boxes[~(boxes["visibility"] < self.options.min_visibility)].groupby("frame")))
         for number in numbers:
@@ -65,6 +67,7 @@ class CocoWriter:
                     "frame": number,
                     "split": info.split,
                     "license": self._licences[info.licence],
+                    **marked[number],
                 }
             )
             for row in by_frame.get(number, boxes[:0]).to_dict("records"):

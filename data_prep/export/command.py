@@ -51,13 +51,18 @@ def main(argv: Sequence[str]) -> None:
     total = int(store.index.loc[clips, "frames"].sum())
     with atomic_folder(out, MARKER, config.overwrite) as folder, tqdm(total=total, desc="export", unit="frame") as bar:
         job = Job(store, clips, folder, config.quality, bar.update)
-        notes = WRITERS[config.format](job, config)
-        if len(job.left_out) == len(clips):
-            raise UserError(f"none of {len(clips)} clips can be exported ({_told(job, 3)}); see docs/export.md")
-        _save_notes(job, config, notes)
+        fill(job, config, f"drivesim data export format={config.format}")
     print(f"{out}: {len(clips) - len(job.left_out)} of {len(clips)} clips as {config.format}")
     if job.left_out:
         print(f"left out, all in {out / MARKER}: {_told(job, 10)}")
+
+
+def fill(job: Job, config: ExportConfig, made_by: str) -> None:
+    """Write the data set, and MARKER. raises UserError if no clip can be exported"""
+    notes = WRITERS[config.format](job, config)
+    if len(job.left_out) == len(job.clips):
+        raise UserError(f"none of {len(job.clips)} clips can be exported ({_told(job, 3)}); see docs/export.md")
+    _save_notes(job, made_by, notes)
 
 
 def _check(config: ExportConfig) -> None:
@@ -93,15 +98,21 @@ def chosen(store: ClipStore, config: ExportConfig) -> list[str]:
     return sorted(clips)
 
 
-def _save_notes(job: Job, config: ExportConfig, notes: dict[str, Any]) -> None:
+def _save_notes(job: Job, made_by: str, notes: dict[str, Any]) -> None:
     """What this was made from: sources, licences, and whether it was filmed at all."""
     index = job.store.index.loc[[clip for clip in job.clips if clip not in job.left_out]]
-    document = {
-        "made_by": f"drivesim data export format={config.format}",
+    document: dict[str, Any] = {
+        "made_by": made_by,
         "sources": sorted(index["source"].unique()),
         "licences": sorted(index["licence"].unique()),
         "left_out": dict(sorted(job.left_out.items())),
     }
+    if index["synthetic"].any():
+        origins = job.store.table("index", ["clip", "provenance"]).set_index("clip")["provenance"]
+        document |= {
+            "synthetic": True,
+            "provenance": {clip: json.loads(origins[clip]) for clip in index.index[index["synthetic"]]},
+        }
     (job.folder / MARKER).write_text(json.dumps(document | notes, indent=1) + "\n")
 
 

@@ -86,7 +86,7 @@ class NuscenesWriter:
 
     def _description(self, drive: Drive) -> str:
         row = self.job.store.index.loc[next(iter(drive.scene.clips.values()))]
-        return describe(float(row["night"]), row["weather"], row["source"])
+        return describe(float(row["night"]), row["weather"], row["source"], bool(row["synthetic"]))
 
     def _save_map(self, drive: Drive) -> None:
         path = self.job.folder / map_name(drive.scene.name)

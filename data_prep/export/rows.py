@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from data_prep.export.drive import Drive, stride_of, time_us
+from data_prep.export.marks import marks
 from data_prep.export.rig import wxyz
 from data_prep.export.vocabulary import CATEGORIES, visibility_token
 from drivesim.data.store import ClipStore
@@ -30,7 +31,7 @@ def map_name(scene: str) -> str:
 
 def scene_rows(drive: Drive, store: ClipStore, description: str) -> dict[str, list[Row]]:
     """Table -> rows."""
-    samples = _samples(drive)
+    samples = _samples(drive, store)
     instances, annotations = _instances(drive)
     tables: dict[str, list[Row]] = {"sample": samples, "instance": instances, "sample_annotation": annotations}
     tables |= {"calibrated_sensor": [], "ego_pose": [], "sample_data": []}
@@ -67,15 +68,16 @@ def _scene(drive: Drive, samples: list[Row], description: str) -> dict[str, list
     return {"log": [log], "scene": [scene], "map": [road]}
 
 
-def _samples(drive: Drive) -> list[Row]:
+def _samples(drive: Drive, store: ClipStore) -> list[Row]:
     """One a key frame."""
-    scene = drive.scene
+    scene, marked = drive.scene, marks(store, next(iter(drive.scene.clips.values())))
     frames = range(0, max(map(len, drive.frames.values())), stride_of(scene))
     rows = [
         {
             "token": token("sample", scene.name, frame),
             "timestamp": time_us(scene, frame),
             "scene_token": token("scene", scene.name),
+            **(marked[frame] if frame < len(marked) else {}),
         }
         for frame in frames
     ]

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-SYNTHETIC = "town"  # value of the index column `source` for pictures that were drawn, not taken
+DRAWN = "town"  # value of the index column `source` for pictures that were drawn, not taken
 CATEGORIES = {
     "car": ("vehicle.car", "Passenger cars, vans and pick-ups."),
     "truck": ("vehicle.truck", "Vehicles built to carry goods."),
@@ -24,11 +24,12 @@ def visibility_token(share: float) -> str:
     return next((key for key, (_, end) in VISIBILITIES.items() if share < end), "4")
 
 
-def describe(night: float, weather: str, source: str) -> str:
+def describe(night: float, weather: str, source: str, synthetic: bool) -> str:
     """A scene in words, as nuScenes has them: "Night, rain, ...". night 0 day .. 1 night, NaN unknown."""
     words = [] if np.isnan(night) else ["night" if night > 0.75 else "dusk" if night > 0.25 else "day"]
     words += [weather] if weather else []
-    words += ["synthetic: drawn by a program, not filmed"] if source == SYNTHETIC else []
+    words += ["synthetic: made by a generative model, not filmed"] if synthetic else []
+    words += ["synthetic: drawn by a program, not filmed"] if source == DRAWN and not synthetic else []
     return ", ".join(words).capitalize()
 
 

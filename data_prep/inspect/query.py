@@ -9,6 +9,7 @@ from drivesim.errors import UserError
 from drivesim.files import atomic_path, check_output
 
 HIDDEN = ["caption", "shard", "shard_at", "bytes", "frames_at", "boxes_at", "boxes"]  # too long for a line
+OF_GENERATED = ["synthetic", "label_recall", "label_ok"]  # the same for all clips where none is generated
 
 
 @dataclass
@@ -20,8 +21,8 @@ class QueryConfig:
 
     Columns are compared with numbers, or with text in quotes, by < <= > >= == !=; and, or, not and brackets join.
     Columns: those of index.parquet (docs/clip_store.md) and `seconds`, the length. cars and vehicles stand for
-    crowdedness, speed for speed_mps. By themselves: night (night >= 0.5), day, has_boxes, and the weather: clear,
-    cloudy, rain, snow, fog. Unknown numbers match only !=.
+    crowdedness, speed for speed_mps. By themselves: night (night >= 0.5), day, has_boxes, synthetic, label_ok,
+    and the weather: clear, cloudy, rain, snow, fog. Unknown numbers match only !=.
     """
 
     store: str = option(help="the store, made by `drivesim prepare`: folder or URL")
@@ -40,7 +41,8 @@ def main(argv: Sequence[str]) -> None:
     store = ClipStore(config.store)
     found = store.query(config.where)
     if shown := min(config.show, len(found)):
-        table = found.head(shown).reset_index().drop(columns=HIDDEN)
+        hidden = HIDDEN if store.index["synthetic"].any() else [*HIDDEN, *OF_GENERATED]
+        table = found.head(shown).reset_index().drop(columns=hidden)
         print(table.to_string(index=False, na_rep="unknown", float_format="{:.4g}".format))
     if more := len(found) - shown:
         print(f"and {more} more; out=names.txt writes the names of all")

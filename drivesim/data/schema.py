@@ -36,6 +36,11 @@ INDEX = pa.schema([
     ("night", pa.float32()),  # 0 day .. 1 night, NaN unknown
     ("weather", pa.string()),  # one of WEATHERS, empty where unknown
     ("caption", pa.string()),  # what the clip shows, in words; empty where nobody says
+    ("synthetic", pa.bool_()),  # made by a generative model
+    ("provenance", pa.string()),  # JSON: what model made it, from which seed and layout; empty where none did
+    # Whether a detector finds the boxes (docs/labelled_export.md): share found, NaN where nobody looked; and whether
+    # that was enough in every second of the clip, true where nobody looked.
+    ("label_recall", pa.float32()), ("label_ok", pa.bool_()),
     ("crowdedness", pa.float32()),  # mean number of vehicles in view, NaN unknown
     ("speed_mps", pa.float32()),  # mean ego speed, NaN unknown
     ("has_boxes", pa.bool_()),
@@ -52,6 +57,7 @@ FRAMES = pa.schema([
     ("fx", pa.float64()), ("fy", pa.float64()), ("cx", pa.float64()), ("cy", pa.float64()),  # pixels of the stored size
     ("speed_mps", pa.float32()), ("night", pa.float32()), ("vehicles", pa.float32()),  # NaN where unknown
     ("steering_rad", pa.float32()),  # of the steering wheel, positive to the left; NaN where unknown
+    ("label_recall", pa.float32()), ("label_ok", pa.bool_()),  # as in the index, of the second around the frame
 ])
 BOXES = pa.schema([
     ("clip", pa.string()), ("frame", pa.int32()), ("track", pa.int32()), ("class", pa.string()),
@@ -69,5 +75,6 @@ MAPS = pa.schema([
     ("png", pa.binary()),  # 8 bit grey, 255 where the layer is
 ])
 # fmt: on
-OPTIONAL = ("caption",)  # text columns that older stores lack; they read as empty
+# Columns that older stores lack, and what they read as.
+OPTIONAL = {"caption": "", "synthetic": False, "provenance": "", "label_recall": float("nan"), "label_ok": True}
 TABLES = {"index": INDEX, "frames": FRAMES, "boxes": BOXES, "maps": MAPS}

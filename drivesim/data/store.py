@@ -81,12 +81,12 @@ class ClipStore:
 
     @cached_property
     def index(self) -> pd.DataFrame:
-        """One row a clip, indexed by clip name; texts are categories. Without the hashes of the files: with them and
-        with plain texts a million clips would take 250 MB, not 90.
+        """One row a clip, indexed by clip name; texts are categories. Without the hashes of the files and without
+        what generated clips come from: with the hashes and with plain texts a million clips would take 250 MB, not 90.
 
         raises  UserError for names that would lead out of a folder
         """
-        columns = [field for field in INDEX if field.name != "sha256"]
+        columns = [field for field in INDEX if field.name not in ("sha256", "provenance")]
         texts = [field.name for field in columns if pa.types.is_string(field.type) and field.name != "clip"]
         table = read_table(self.root, "index", [field.name for field in columns], texts)
         bad = table["clip"].filter(pc.match_substring_regex(table["clip"], r"[/\\]|^\."))

@@ -18,6 +18,7 @@ from drivesim.data.remote import Place, join, open_file
 from drivesim.data.schema import OPTIONAL, TABLES
 from drivesim.errors import UserError
 
+TYPES = {field.name: field.type for schema in TABLES.values() for field in schema}
 KEPT_ROWS = 2**18  # decoded rows of a table that a process keeps: 30 MB of frames.parquet
 
 
@@ -48,10 +49,10 @@ def read_table(
 
 
 def completed(table: pa.Table, columns: Sequence[str], dictionaries: Sequence[str] = ()) -> pa.Table:
-    """A table with those of OPTIONAL among `columns` that it lacks, empty; held once a text if in `dictionaries`."""
+    """A table with those of OPTIONAL among `columns` that it lacks; texts in `dictionaries` are held once each."""
     for column in (column for column in OPTIONAL if column in columns):
         if column not in table.column_names:
-            table = table.append_column(column, pa.array([""] * len(table), pa.string()))
+            table = table.append_column(column, pa.repeat(pa.scalar(OPTIONAL[column], TYPES[column]), len(table)))
         if column in dictionaries:
             at = table.column_names.index(column)
             texts = pc.fill_null(table[column].cast(pa.string()), "")
@@ -119,4 +120,5 @@ class ClipRows:
     def _read(self, group: int, columns: list[str] | None = None) -> pa.Table:
         with readable(join(self.root, f"{self.name}.parquet")):
             # By this thread alone: a group is small, and the threads of a forked process are not there.
-            return self._file.read_row_group(group, columns or TABLES[self.name].names, use_threads=False)
+            wanted = columns or TABLES[self.name].names
+            return completed(self._file.read_row_group(group, wanted, use_threads=False), wanted).select(wanted)

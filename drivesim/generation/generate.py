@@ -5,8 +5,9 @@ import math
 import resource
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,11 +27,13 @@ from drivesim.files import atomic_path, check_output, refuse_existing
 from drivesim.generation import costs
 from drivesim.generation.checkpoint import Checkpoint, Keeper, checkpoint_path, content, going_on, settings
 from drivesim.generation.draw import contact_sheet, draw_layout, save_png
-from drivesim.generation.layout_file import TimedLayout, read_layout
+from drivesim.generation.labels import LAYOUT_SUFFIX, provenance, save_labels
+from drivesim.generation.layout_file import Lens, TimedLayout, read_layout
 from drivesim.generation.start import load_start, read_start
 from drivesim.generation.writer import VideoWriter
 from drivesim.machine import probe, return_freed_memory, settle
 from drivesim.models.conditions import CONDITIONS, USUAL, check_known
+from drivesim.tags import tags
 
 if TYPE_CHECKING:
     from drivesim.generation.pipeline import DrivingPipeline
@@ -59,8 +62,8 @@ SHEET_FRAMES, SHEET_COLUMNS, SHEET_WIDTH = 12, 4, 384  # a sheet that fits a scr
 
 @dataclass
 class GenerateConfig:
-    """Generate a driving video; or, with a prompt, a video of what it says. Beside OUT come OUT.json (how it was made)
-    and OUT.png (a contact sheet).
+    """Generate a driving video; or, with a prompt, a video of what it says. Beside OUT come OUT.json (how it was made),
+    OUT.layout.json (what steered each frame of a driving video: its labels) and OUT.png (a contact sheet).
 
     A driving video that is stopped, even by kill -9, goes on when the same command is given again, and becomes the same
     file; what is finished of it plays from OUT.partial.mp4 at any moment."""
@@ -167,7 +170,8 @@ def load_pipeline(config: GenerateConfig) -> "DrivingPipeline":
 
 def make(config: GenerateConfig, pipeline: "DrivingPipeline", start: Tensor | None, timed: TimedLayout | None) -> None:
     """Write the video that is asked for, what `check` read of its layout brought to the frames of the pipeline."""
-    generate(config, pipeline, start, _layout(config, timed, pipeline))
+    lens = None if timed is None else timed.lens
+    generate(config, pipeline, start, _layout(config, timed, pipeline), lens)
 
 
 def generate_text(config: GenerateConfig) -> None:
@@ -264,8 +268,14 @@ def _check_text(config: GenerateConfig) -> None:
         _range(name, getattr(config, name), 1, 1_000_000)
 
 
-def generate(config: GenerateConfig, pipeline: "DrivingPipeline", start: Tensor | None, layout: Layout | None) -> None:
-    """Stream a driving video to `config.out`."""
+def generate(
+    config: GenerateConfig,
+    pipeline: "DrivingPipeline",
+    start: Tensor | None,
+    layout: Layout | None,
+    lens: Lens | None = None,
+) -> None:
+    """Stream a driving video to `config.out`; what steered it, boxes seen through `lens`, is written beside it."""
     fps, frames = pipeline.fps, round(config.seconds * pipeline.fps)
     if not frames:
         raise UserError(f"seconds={config.seconds:g} is less than one frame at {fps:g} fps; ask for more")
@@ -277,7 +287,9 @@ def generate(config: GenerateConfig, pipeline: "DrivingPipeline", start: Tensor 
     video = pipeline(start=start, layout=layout, seconds=config.seconds, seed=config.seed, upsampler=config.upsampler)
     keeper = Keeper(config.out, video, made_of, config.overwrite)
     told = f"start {config.start}, layout {config.layout}"
-    write(config, video, frames, fps, height, width, told, layout if config.draw_boxes else None, keeper)
+    drawn = layout if config.draw_boxes else None
+    labels = partial(save_labels, beside(config.out, LAYOUT_SUFFIX), pipeline, layout, lens)
+    write(config, video, frames, fps, height, width, told, drawn, keeper, labels)
 
 
 def write(
@@ -290,12 +302,14 @@ def write(
     told: str,
     drawn: Layout | None = None,
     keeper: Keeper | None = None,
+    labels: Callable[[int], object] | None = None,
 ) -> None:
     """Stream frames uint8 [3, height, width] to `config.out`, with the boxes of `drawn` on them; then what belongs
     beside it.
 
     keeper  of a video that can go on, saves after every segment how far it has come. Without one the finished part is
             kept after Ctrl-C, and the same command begins anew
+    labels  writes those of so many frames beside it
     """
     out, begun = Path(config.out), keeper.begun if keeper else None
     done, sheet = (begun.written.frames, dict(begun.sheet)) if begun else (0, {})
@@ -305,8 +319,10 @@ def write(
         print(f"{out}: going on after {done / fps:.2f} s")
 
     wanted = set(np.linspace(0, frames - 1, min(SHEET_FRAMES, frames)).round().astype(int).tolist())
+    origin = _provenance(config)
     replacing = config.overwrite or (begun is not None and begun.complete)
-    writer = VideoWriter(out, fps, height, width, overwrite=replacing, begun=begun.written if begun else None)
+    written = begun.written if begun else None
+    writer = VideoWriter(out, fps, height, width, overwrite=replacing, begun=written, tags=tags(origin))
     pictures = tqdm(_pictures(video, drawn, done), "generate", frames, initial=done, unit="frame")
     began = time.perf_counter()
     try:
@@ -322,12 +338,14 @@ def write(
             if keeper:
                 writer.flush()
                 keeper.save(writer.written, sheet, complete=True)
-                _write_beside(config, writer, sheet, complete=True, spent=keeper.costs)
+                if labels is not None:
+                    labels(frames)
+                _write_beside(config, writer, origin, sheet, complete=True, spent=keeper.costs)
     except KeyboardInterrupt as interrupt:
         raise KeyboardInterrupt(_interrupted(writer)) from interrupt
     finally:
         if writer.kept and not keeper:
-            _write_beside(config, writer, sheet, complete=writer.frames == frames)
+            _write_beside(config, writer, origin, sheet, complete=writer.frames == frames)
     wall, made = time.perf_counter() - began, (frames - done) / fps
     speed = f"{made / wall:.3g} x real time"
     print(f"{out}: {made:.2f} s of video in {wall:.1f} s ({speed}), peak memory {peak_memory()}")
@@ -396,7 +414,8 @@ def _check_out(config: GenerateConfig) -> None:
     begun = None if config.overwrite else Checkpoint.read(config.out)
     replacing = config.overwrite or (begun is not None and begun.complete)  # then these are the files of this video
     out = check_output(config.out, ".mp4", replacing)
-    for path in (beside(out, ".json"), *([beside(out, ".png")] if config.contact_sheet else [])):
+    suffixes = [".json", *([".png"] if config.contact_sheet else []), *([] if config.prompt else [LAYOUT_SUFFIX])]
+    for path in (beside(out, suffix) for suffix in suffixes):
         refuse_existing(path, replacing)
 
 
@@ -438,9 +457,15 @@ def _small(picture: np.ndarray) -> np.ndarray:
     return cv2.resize(picture, (round(width * scale), round(height * scale)), interpolation=cv2.INTER_AREA)
 
 
+def _provenance(config: GenerateConfig) -> dict[str, Any]:
+    asked = {"prompt": config.prompt} if config.prompt is not None else {"start": config.start, "layout": config.layout}
+    return provenance(Bundle(Path(config.bundle)), config.seed, **asked)
+
+
 def _write_beside(
     config: GenerateConfig,
     writer: VideoWriter,
+    origin: dict[str, Any],
     sheet: dict[int, np.ndarray],
     complete: bool,
     spent: dict[str, costs.Cost] | None = None,
@@ -449,6 +474,7 @@ def _write_beside(
     record: dict[str, Any] = {
         "drivesim": __version__,
         "torch": torch.__version__,
+        "provenance": origin,
         "options": asdict(config),
         "frames": writer.frames,
         "fps": float(writer.rate),

@@ -6,8 +6,8 @@ import difflib
 import json
 import math
 import sys
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, astuple, dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -17,14 +17,15 @@ import torch
 from torch import Tensor
 
 from drivesim.checks import check_keys, label_or_nan, number
-from drivesim.clip import CLASSES, NO_BOX, NO_WEATHER, SOLID, Layout
+from drivesim.clip import CLASSES, NO_BOX, NO_WEATHER, SOLID, Camera, Layout
 from drivesim.data.schema import WEATHERS
 from drivesim.data.store import ClipStore, is_store
 from drivesim.errors import UserError
 from drivesim.files import atomic_path
 
 SUFFIXES = (".json", ".csv")
-FILE_KEYS = ("fps", "frames")
+FILE_KEYS = ("fps", "frames", "lens")
+LENS_KEYS = ("fx", "fy", "cx", "cy")
 LABEL_KEYS = {
     "night": "night",
     "crowdedness": "crowdedness",
@@ -51,6 +52,17 @@ SLACK_S = 1e-3  # times are often written with three decimals
 
 
 @dataclass(frozen=True)
+class Lens:
+    """A pinhole camera without a size: focal lengths and principal point as fractions of the picture's width (x) and
+    height (y)."""
+
+    fx: float
+    fy: float
+    cx: float
+    cy: float
+
+
+@dataclass(frozen=True)
 class TimedLayout:
     """A layout whose frames have times of their own.
 
@@ -61,6 +73,7 @@ class TimedLayout:
     keep_largest  leave out the smallest boxes when there are more than slots, as training does; else refuse
     names    of tracks, where the slots of each frame are in order of priority: the first are kept, a line says which
              are left out
+    lens     that the boxes were seen through; None where it is not known
     """
 
     layout: Layout
@@ -69,6 +82,7 @@ class TimedLayout:
     source: str
     keep_largest: bool = False
     names: Mapping[int, str] | None = None
+    lens: Lens | None = None
 
     def check(self, seconds: float, slots: int) -> "TimedLayout":
         """What is to be sampled of it. raises UserError if it ends before `seconds`, or a frame holds more boxes than
@@ -136,24 +150,35 @@ def read_layout(spec: str) -> TimedLayout | None:
     raise UserError(f"layout {spec}: {expected}; {files.unknown(spec)}")
 
 
-def save_layout(layout: Layout, fps: float, path: Path | str) -> Path:
+def save_layout(layout: Layout, fps: float, path: Path | str, lens: Lens | None = None) -> Path:
     """Write a layout [T] of `fps` frames a second as .json or .csv; `read_layout` gives it back exactly.
+
+    lens    that the boxes were seen through, which a .csv does not hold
 
     raises  UserError for another suffix
     """
     path = Path(path)
     if path.suffix.lower() not in SUFFIXES:
         raise UserError(f"layout {path}: expected a name that ends in .json or .csv")
-    frames = [_frame_dict(layout[t], t / fps) for t in range(layout.num_frames)]
+    if path.suffix.lower() == ".json":
+        return stream_layout([layout], fps, path, lens)
     with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        if path.suffix.lower() == ".json":
-            json.dump({"fps": fps, "frames": frames}, file, allow_nan=False)
-        else:
-            rows = [row for frame in frames for row in _csv_rows(frame)]
-            said = {*ALWAYS, *(key for row in rows for key in row)}
-            writer = csv.DictWriter(file, [column for column in COLUMNS if column in said])
-            writer.writeheader()
-            writer.writerows(rows)
+        rows = [row for frame in _frame_dicts([layout], fps) for row in _csv_rows(frame)]
+        said = {*ALWAYS, *(key for row in rows for key in row)}
+        writer = csv.DictWriter(file, [column for column in COLUMNS if column in said])
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def stream_layout(portions: Iterable[Layout], fps: float, path: Path, lens: Lens | None = None) -> Path:
+    """Write layouts [T] that follow each other as one .json file, one of them in memory at a time."""
+    head = json.dumps({"fps": fps} | ({} if lens is None else {"lens": asdict(lens)}))
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        file.write(head[:-1] + ', "frames": [')
+        for number, frame in enumerate(_frame_dicts(portions, fps)):
+            file.write((", " if number else "") + json.dumps(frame, allow_nan=False))
+        file.write("]}")
     return path
 
 
@@ -211,7 +236,15 @@ def _read_clip(spec: str) -> TimedLayout:
     if not info.has_boxes:
         print(f"drivesim: layout {spec}: the clip has no boxes; only its other labels are used", file=sys.stderr)
     fullest = int(store.boxes(clip).groupby("frame").size().max() if len(store.boxes(clip)) else 1)
-    return TimedLayout(store.layout(clip, fullest), times, 1 / info.fps, f"layout {spec}", keep_largest=True)
+    lens = _lens_of(store.camera(clip))
+    return TimedLayout(store.layout(clip, fullest), times, 1 / info.fps, f"layout {spec}", True, lens=lens)
+
+
+def _lens_of(camera: Camera) -> Lens | None:
+    """None where the intrinsics are not known."""
+    (fx, _, cx), (_, fy, cy) = camera.intrinsics[:2].tolist()
+    lens = Lens(fx / camera.width, fy / camera.height, cx / camera.width, cy / camera.height)
+    return lens if all(map(math.isfinite, astuple(lens))) else None
 
 
 def split_clip(spec: str) -> tuple[str, str, float]:
@@ -231,7 +264,7 @@ def _read_file(path: Path) -> TimedLayout:
     source = f"layout {path}"
     try:
         text = path.read_text(encoding="utf-8-sig")
-        fps, frames = _parse_json(text, source) if path.suffix.lower() == ".json" else _parse_csv(text, source)
+        fps, lens, frames = _parse_json(text, source) if path.suffix.lower() == ".json" else _parse_csv(text, source)
     except FileNotFoundError as error:
         raise UserError(f"{source} does not exist; give a .json or .csv file, STORE:CLIP[:START_S], or none") from error
     except OSError as error:
@@ -240,10 +273,10 @@ def _read_file(path: Path) -> TimedLayout:
         raise UserError(f"{source} is not UTF-8 text; save it as UTF-8") from error
     if not frames:
         raise UserError(f"{source} has no frames; give at least one")
-    return _build(frames, fps, source)
+    return replace(_build(frames, fps, source), lens=lens)
 
 
-def _parse_json(text: str, source: str) -> tuple[float, list[Any]]:
+def _parse_json(text: str, source: str) -> tuple[float, Lens | None, list[Any]]:
     try:
         content = json.loads(text)
     except (json.JSONDecodeError, RecursionError) as error:
@@ -261,10 +294,20 @@ def _parse_json(text: str, source: str) -> tuple[float, list[Any]]:
         frame.setdefault("time_s", i / fps)
         frame.setdefault("night", content.get("night"))
         frame.setdefault("weather", content.get("weather"))
-    return fps, content["frames"]
+    return fps, _parse_lens(content.get("lens"), f"{source}: lens"), content["frames"]
 
 
-def _parse_csv(text: str, source: str) -> tuple[float, list[dict]]:
+def _parse_lens(value: Any, where: str) -> Lens | None:
+    if value is None:
+        return None
+    check_keys(value, LENS_KEYS, where)
+    lens = Lens(*(number(value.get(key), f"{where}: {key}") for key in LENS_KEYS))
+    if min(lens.fx, lens.fy) <= 0:
+        raise UserError(f"{where}: fx is {lens.fx:g} and fy {lens.fy:g}, expected more than 0")
+    return lens
+
+
+def _parse_csv(text: str, source: str) -> tuple[float, Lens | None, list[dict]]:
     reader = csv.DictReader(text.splitlines())
     found = list(reader.fieldnames or [])
     missing = [name for name in ("time_s", *BOX_KEYS) if name not in found]
@@ -276,7 +319,7 @@ def _parse_csv(text: str, source: str) -> tuple[float, list[dict]]:
     except (ValueError, TypeError) as error:
         raise UserError(f"{source}: line {reader.line_num}: time_s is no number; give seconds") from error
     groups = [(time, [row for _, row in rows]) for time, rows in groupby(rows, key=lambda pair: pair[0])]
-    return DEFAULT_FPS, [_csv_frame(i, time, group, source) for i, (time, group) in enumerate(groups)]
+    return DEFAULT_FPS, None, [_csv_frame(i, time, group, source) for i, (time, group) in enumerate(groups)]
 
 
 def _csv_frame(index: int, time_s: float, rows: list[dict], source: str) -> dict:
@@ -366,6 +409,12 @@ def _boxes(boxes: Any, where: str) -> Iterator[tuple[int, int, np.ndarray, list[
             )
         solid = [label_or_nan(box.get(key), f"{here}: {key}", *RANGES.get(key, ())) for key in SOLID]
         yield int(track), CLASSES.index(box["class"]), corners, solid
+
+
+def _frame_dicts(portions: Iterable[Layout], fps: float) -> Iterator[dict]:
+    """Every frame of layouts [T] that follow each other, as the JSON file holds it."""
+    frames = (layout[t] for layout in portions for t in range(layout.num_frames))
+    return (_frame_dict(frame, number / fps) for number, frame in enumerate(frames))
 
 
 def _frame_dict(frame: Layout, time_s: float) -> dict:

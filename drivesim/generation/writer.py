@@ -9,6 +9,7 @@ import fcntl
 import hashlib
 import os
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
@@ -16,11 +17,13 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.container import OutputContainer
 from torch import Tensor
 
 from drivesim.errors import UserError
 from drivesim.files import atomic_path, refuse_existing
 from drivesim.generation.segment import Segment, segment_frames
+from drivesim.tags import movflags
 
 INDEXED = {"movflags": "faststart"}
 
@@ -45,6 +48,7 @@ class VideoWriter:
                    how much; False drops it
     begun          what an earlier writer of the same video had `written`, to go on from there; `Written()` begins one
                    that can go on: after an error its finished segments stay under their partial name. None: it cannot
+    tags           metadata of the container
 
     Memory does not grow with the length. When the disk is full the finished part stays under its partial name only.
     raises  UserError for odd sizes, an existing `path` without `overwrite`, or a full disk; on entering the block, if
@@ -61,6 +65,7 @@ class VideoWriter:
         overwrite: bool = False,
         keep_partial: bool = True,
         begun: Written | None = None,
+        tags: Mapping[str, str] | None = None,
     ) -> None:
         if height % 2 or width % 2:
             raise UserError(f"video of {height}x{width} pixels: yuv420p needs an even height and width")
@@ -71,6 +76,7 @@ class VideoWriter:
         self.resumable = begun is not None
         self.written = begun or Written()
         self.frames = self.written.frames
+        self.tags = dict(tags or {})
         self.kept = False  # something is under `path`: the whole video, or after an error its first part
         self._disk_full = False
         self._segment: Segment | None = None
@@ -159,7 +165,7 @@ class VideoWriter:
     def _finish(self) -> None:
         try:
             with atomic_path(self.path) as temporary:
-                _index(self.partial, temporary)
+                _index(self.partial, temporary, self.tags)
                 _check_whole(temporary, self.frames)
         except UserError:
             if self.resumable:
@@ -193,9 +199,17 @@ def partial_path(path: Path | str) -> Path:
     return path.with_name(f"{path.stem}.partial{path.suffix}")
 
 
-def _index(source: Path, target: Path) -> None:
+def _create(path: Path, options: Mapping[str, str], tags: Mapping[str, str]) -> OutputContainer:
+    container = av.open(
+        str(path), "w", format="mp4", options={**options, "movflags": movflags(options["movflags"], tags)}
+    )
+    container.metadata.update(tags)
+    return container
+
+
+def _index(source: Path, target: Path, tags: Mapping[str, str]) -> None:
     """Copy the packets of a fragmented mp4 into one with its index at the front, without encoding again."""
-    with av.open(str(source)) as fragments, av.open(str(target), "w", format="mp4", options=INDEXED) as whole:
+    with av.open(str(source)) as fragments, _create(target, INDEXED, tags) as whole:
         video = fragments.streams.video[0]
         copy = whole.add_stream_from_template(video)
         for packet in fragments.demux(video):

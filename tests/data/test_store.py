@@ -51,6 +51,23 @@ def test_a_store_made_before_there_were_captions_opens_and_has_none(store):
     assert old.query("caption != ''").empty
 
 
+def test_a_store_made_before_there_were_generated_clips_opens_and_has_none(store):
+    for name in ("index", "frames"):
+        table = pq.read_table(store.root / f"{name}.parquet")
+        gone = [
+            column for column in ("synthetic", "provenance", "label_recall", "label_ok") if column in table.column_names
+        ]
+        pq.write_table(table.drop_columns(gone), store.root / f"{name}.parquet")
+    old = ClipStore(store.root)
+    assert old.query("synthetic").empty
+    assert old.query("label_ok").index.tolist() == ["a_film", "b_boxes"]
+    frames = old.frames("b_boxes")
+    assert frames["label_recall"].isna().all()
+    assert frames["label_ok"].all()
+    assert old.layout("b_boxes").num_frames == 2
+    assert old.table("index")["provenance"].tolist() == ["", ""]
+
+
 def test_a_layout_holds_weather_speed_steering_and_boxes_in_space(tmp_path):
     picture = np.zeros((64, 96, 3), np.uint8)
     frames = [Frame(picture, BOXES, speed_mps=7.0 + t, steering_rad=0.5) for t in range(3)]

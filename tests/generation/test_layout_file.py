@@ -12,7 +12,7 @@ from drivesim.clip import CLASSES, NO_BOX, Layout
 from drivesim.data.schema import WEATHERS
 from drivesim.data.store import BOXES, FRAMES, INDEX, SCHEMA
 from drivesim.errors import UserError
-from drivesim.generation.layout_file import BOX_KEYS, load_layout, read_layout, resample, save_layout
+from drivesim.generation.layout_file import BOX_KEYS, Lens, load_layout, read_layout, resample, save_layout
 
 
 def box(track: int = 1, kind: str = "car", x1: float = 0.1, y1: float = 0.2, x2: float = 0.3, y2: float = 0.4) -> dict:
@@ -74,6 +74,33 @@ def test_weather_motion_and_boxes_in_space_come_back_too(tmp_path, suffix):
     layout = all_known()
     path = save_layout(layout, 30, tmp_path / f"a.{suffix}")
     assert same(load_layout(str(path), 12 / 30, 30, 5), layout)
+
+
+def test_the_lens_is_kept_and_a_stored_clip_tells_its_own(tmp_path):
+    lens = Lens(0.5, 1.0, 0.5, 0.44)
+    path = save_layout(random_layout(), 30, tmp_path / "a.json", lens)
+    assert read_layout(str(path)).lens == lens
+    assert read_layout(str(save_layout(random_layout(), 30, tmp_path / "b.json"))).lens is None
+    assert read_layout(f"{make_store(tmp_path / 'unseen')}:0001").lens is None  # it does not know its camera
+    store = make_store(tmp_path / "store")
+    frames = pd.read_parquet(store / "frames.parquet").assign(fx=64.0, fy=64.0, cx=64.0, cy=16.0)
+    frames.to_parquet(store / "frames.parquet")
+    assert read_layout(f"{store}:0001").lens == Lens(0.5, 1.0, 0.5, 0.25)
+
+
+@pytest.mark.parametrize(
+    ("lens", "message"),
+    [
+        ([1], "lens: expected an object with fx, fy, cx, cy"),
+        ({"fx": 0, "fy": 1, "cx": 0, "cy": 0}, "lens: fx is 0 and fy 1, expected more than 0"),
+        ({"fx": 1, "fy": 1, "cx": 0}, "lens: cy is missing, expected a number"),
+        ({"f": 1}, "lens: unknown key 'f'"),
+    ],
+)
+def test_a_lens_that_cannot_be_is_refused(tmp_path, lens, message):
+    (tmp_path / "a.json").write_text(json.dumps({"lens": lens, "frames": [{}]}))
+    with pytest.raises(UserError, match=message):
+        read_layout(str(tmp_path / "a.json"))
 
 
 def test_the_weather_of_the_file_is_that_of_frames_that_do_not_say(tmp_path):
@@ -247,7 +274,7 @@ def make_store(root, frames: int = 20, fps: float = 10):
 
     root.mkdir()
     row = {"clip": "0001", "split": "test", "frames": frames, "fps": fps, "has_boxes": True}
-    row |= {"frames_at": 0, "boxes_at": 0, "boxes": 2 * frames}
+    row |= {"frames_at": 0, "boxes_at": 0, "boxes": 2 * frames, "height": 64, "width": 128}
     table(INDEX, [row]).to_parquet(root / "index.parquet")
     table(FRAMES, [{"clip": "0001", "frame": i, "night": 0.5, "vehicles": 2.0} for i in range(frames)]).to_parquet(
         root / "frames.parquet"
