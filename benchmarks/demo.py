@@ -118,6 +118,7 @@ def generate(config: DemoConfig, out: Path, start: str, layout: str) -> None:
         f"seconds={config.seconds:g}",
         f"out={out / 'drive.mp4'}",
         f"seed={config.seed}",
+        "overwrite=true",  # one that was begun by a bundle that was trained further since
     )
 
 

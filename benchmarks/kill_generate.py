@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -53,7 +54,7 @@ class KillConfig:
 
 @dataclass
 class Report:
-    """sha256: of the unbroken video. wrong: what differed, for each video that became whole."""
+    """sha256: of the unbroken video. wrong: what differed, or was left over, for each video that became whole."""
 
     sha256: str = ""
     kills: Counter = field(default_factory=Counter)
@@ -97,7 +98,7 @@ def run(config: KillConfig, folder: Path) -> Report:
                 report.wrong.append(differences(whole, killed))
                 remove(killed)
     command.finish(killed)
-    report.wrong.append(differences(whole, killed))
+    report.wrong.append(differences(whole, killed) + [path.name for path in folder.glob("*.partial*")])
     return report
 
 
@@ -155,8 +156,11 @@ def check_plays(out: Path) -> None:
     """raises UserError unless the partial video plays, up to its checkpoint or further"""
     if (found := Checkpoint.read(out)) is None or not partial_path(out).exists():
         return
+    frames = 0
     with av.open(str(partial_path(out))) as video:
-        frames = sum(not frame.is_corrupt for frame in video.decode(video=0))
+        for packet in video.demux(video=0):
+            with suppress(av.error.InvalidDataError):  # the end of what was being written
+                frames += len(packet.decode())
     if frames < found.written.frames:
         raise UserError(f"{frames} frames of the partial video play, its checkpoint says {found.written.frames}")
 

@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import glob
 import os
 import shutil
 from collections.abc import Iterator
@@ -9,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from drivesim.errors import UserError
+
+TEMPORARY = ".{0.stem}.{1}.partial{0.suffix}"  # of a path and a process
 
 
 @contextmanager
@@ -20,7 +23,7 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    temporary = path.with_name(TEMPORARY.format(path, os.getpid()))
     try:
         yield temporary
         with open(temporary, "rb") as file:
@@ -35,6 +38,13 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(*paths: Path) -> None:
+    """Remove what `atomic_path` leaves beside these paths when its process is killed. Nobody may be writing them."""
+    for path in paths:
+        for leftover in path.parent.glob(TEMPORARY.format(Path(glob.escape(path.name)), "[0-9]*")):
+            leftover.unlink()
 
 
 @contextmanager

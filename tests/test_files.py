@@ -3,7 +3,7 @@
 import pytest
 
 from drivesim.errors import UserError
-from drivesim.files import atomic_folder
+from drivesim.files import atomic_folder, remove_leftovers
 
 
 def write(folder, text: str) -> None:
@@ -60,3 +60,12 @@ def test_a_file_is_no_folder(tmp_path):
     (tmp_path / "out").write_text("")
     with pytest.raises(UserError, match="is a file"), atomic_folder(tmp_path / "out", "marker"):
         pass
+
+
+def test_what_a_killed_process_left_beside_a_file_is_removed_and_nothing_else(tmp_path):
+    mine = [".a [1].77.partial.mp4", ".a [1].123456.partial.mp4"]
+    others = ["a [1].mp4", ".a [1].77.partial.png", ".b.77.partial.mp4", "a [1].partial.mp4", ".a 1.77.partial.mp4"]
+    for name in (*mine, *others):
+        (tmp_path / name).touch()
+    remove_leftovers(tmp_path / "a [1].mp4")
+    assert {path.name for path in tmp_path.iterdir()} == set(others)

@@ -23,7 +23,7 @@ from drivesim.clip import SPEED_MPS, Layout
 from drivesim.config import option, parse
 from drivesim.data.schema import WEATHERS
 from drivesim.errors import UserError
-from drivesim.files import atomic_path, check_output, refuse_existing
+from drivesim.files import atomic_path, check_output, refuse_existing, remove_leftovers
 from drivesim.generation import costs
 from drivesim.generation.checkpoint import Checkpoint, Keeper, checkpoint_path, content, going_on, settings
 from drivesim.generation.draw import contact_sheet, draw_layout, save_png
@@ -329,6 +329,7 @@ def write(
         with writer, pictures:
             if not done:
                 checkpoint_path(out).unlink(missing_ok=True)  # of another video, which is replaced
+            remove_leftovers(out, checkpoint_path(out), beside(out, ".json"), beside(out, ".png"))
             for i, picture in enumerate(pictures, done):
                 writer.write(picture)
                 if i in wanted:
