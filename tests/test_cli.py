@@ -132,8 +132,7 @@ def test_a_video_its_record_and_its_contact_sheet_are_written(pipeline, tmp_path
     assert written.layout.boxes.equal(asked.sample(1.5, FPS, 4).boxes[:, :1])
     assert Image.open("generated.mp4.png").size == (4 * (WIDTH + 4) + 4, 3 * (HEIGHT + 12 + 4) + 4)
     assert {p.name for p in tmp_path.glob("*.*")} == {
-        "start.png", "layout.json", "generated.mp4", "generated.mp4.json", "generated.mp4.png",
-        "generated.mp4.layout.json",
+        "start.png", "layout.json", "generated.mp4", "generated.mp4.json", "generated.mp4.layout.json", "generated.mp4.png",
     }  # fmt: skip
     call = pipeline.calls[0]
     assert call["start"].shape == (1, 3, HEIGHT, WIDTH)
@@ -352,7 +351,7 @@ def test_after_ctrl_c_what_is_finished_plays_and_the_same_command_goes_on_to_the
     assert "going on after 2.00 s" in capsys.readouterr().out
     assert made_at("generated.mp4") == whole
     assert {path.name for path in tmp_path.glob("generated*")} == {
-        "generated.mp4", "generated.mp4.json", "generated.mp4.png",
+        "generated.mp4", "generated.mp4.json", "generated.mp4.layout.json", "generated.mp4.png",
     }  # fmt: skip
     one, other = (json.loads(Path(f"{name}.mp4.json").read_text()) for name in ("unbroken", "generated"))
     assert one.pop("costs").keys() == other.pop("costs").keys() == {"drift", "write"}

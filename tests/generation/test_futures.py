@@ -13,6 +13,7 @@ from drivesim.data import video
 from drivesim.generation import futures as many
 from drivesim.generation import generate as single
 from drivesim.generation.costs import Meter
+from drivesim.generation.pipeline import DrivingPipeline
 from drivesim.generation.stage import Rollout, Stage, take
 
 
@@ -32,6 +33,7 @@ class Painter:
     config: Settings = field(default_factory=Settings)
     calls: list[tuple[int, float]] = field(default_factory=list)
     stop_at_call: int | None = None
+    layout_at = DrivingPipeline.layout_at
 
     def __call__(self, *, start, layout, seconds, seed, upsampler="diffusion"):
         turn = 0.0 if layout is None else float(torch.rad2deg(layout.turn[0]).nan_to_num())

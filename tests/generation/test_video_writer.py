@@ -145,7 +145,9 @@ def lose_the_end(path) -> None:
 def test_without_room_for_an_index_only_a_video_that_can_go_on_waits_for_it(tmp_path, monkeypatch, begun):
     """FFmpeg does not report a failed write at the end of a file; here it is cut off after it was written."""
     index = writer_module._index
-    monkeypatch.setattr(writer_module, "_index", lambda source, path: (index(source, path), lose_the_end(path)))
+    monkeypatch.setattr(
+        writer_module, "_index", lambda source, path, tags: (index(source, path, tags), lose_the_end(path))
+    )
     if begun is None:
         write(tmp_path / "a.mp4", 9)
         assert len(decode(tmp_path / "a.mp4")) == 9
