@@ -169,7 +169,8 @@ def lessons(config: DistillConfig, teacher: Bundle, stage: str, work: Workspace,
     assert isinstance(run.module, LatentVideoDiffusion)
     run.module.task = Distill(run.module.task, stages.told(work, model), sampler, config.steps, steps, start)
     told: dict[str, Any] = {"steps": config.steps, "teacher_steps": steps, "teacher": {"sha256": teacher.sha(stage)}}
-    told |= {"guidance": {name: getattr(sampler, name) for name in GUIDANCE[stage]} | sampler.guidance}
+    learned = [*GUIDANCE[stage], *(["text_guidance"] if model.reads else [])]
+    told |= {"guidance": {name: getattr(sampler, name) for name in learned} | sampler.guidance}
     if before := teacher.config(stage).get("distilled"):
         told["teacher"]["distilled"] = before
     return replace(run, config=run.config | {"distilled": told})
