@@ -36,16 +36,24 @@ def ladder(schedule: ScheduleConfig, steps: int, teacher_steps: int) -> Tensor:
 
 
 @torch.no_grad()
-def lesson(denoise: Denoise, z: Tensor, times: Tensor, diffusion: Diffusion) -> Lesson:
+def lesson(denoise: Denoise, z: Tensor, times: Tensor, diffusion: Diffusion, order: int = 2) -> Lesson:
     """The velocity that brings noisy latents z [B, ...] in one step of DDIM where `denoise` brings them in several.
 
     times  [B, factor + 1] rows of `ladder`
+    order  1: the teacher's steps are DDIM's, too. 2: each but the first takes the latents of its middle, extrapolated
+           from the step before as in multistep solvers (Lu et al. 2022), but over the angle of noise levels, which is
+           finite at both ends; no further answers of the network
 
     The weight makes the squared error that of the place where the step lands.
     """
-    landed = z
+    landed, before = z, None
     for now, following in pairwise(times.T):
-        landed = diffusion.jump(denoise(landed, now), landed, now, following)
+        velocity, turn = denoise(landed, now), diffusion.turn(z, now, following)
+        latents = diffusion.latents_of(velocity, landed, now)
+        if order == 2 and before is not None:
+            ahead = turn / (2 * before[1]) * (latents - before[0])
+            velocity = velocity - ahead / diffusion.coefficients(now, z)[1]
+        landed, before = diffusion.jump(velocity, landed, now, following), (latents, turn)
     first, last = times[:, 0], times[:, -1]
-    _, across = diffusion.turn(first.float(), first, last)
-    return Lesson(z, first, diffusion.velocity_to(landed, z, first, last), across.square())
+    weight = diffusion.turn(first.float(), first, last).sin().square()
+    return Lesson(z, first, diffusion.velocity_to(landed, z, first, last), weight)

@@ -153,21 +153,23 @@ class Diffusion:
 
     def jump(self, velocity: Tensor, z: Tensor, timestep: Tensor, following: Tensor) -> Tensor:
         """Noisy latents z at timesteps [B] brought to those `following` [B], -1 being data, in one step of DDIM."""
-        along, across = self.turn(z, timestep, following)
-        return along * z - across * velocity
+        turn = self.turn(z, timestep, following)
+        return turn.cos() * z - turn.sin() * velocity
 
     def velocity_to(self, landed: Tensor, z: Tensor, timestep: Tensor, following: Tensor) -> Tensor:
         """Inverse of `jump`: the velocity that brings z to `landed`. `following` must be less noisy."""
-        along, across = self.turn(z, timestep, following)
-        return (along * z - landed) / across
+        turn = self.turn(z, timestep, following)
+        return (turn.cos() * z - landed) / turn.sin()
 
-    def turn(self, like: Tensor, timestep: Tensor, following: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosine and sine of the angle between two noise levels, where alpha and sigma are those of an angle each."""
-        alpha, sigma = self.coefficients(timestep, like)
-        to_alpha, to_sigma = self.coefficients(following.clamp_min(0), like)
-        data = (following < 0).to(like.device).view(to_alpha.shape)
-        to_alpha, to_sigma = to_alpha.masked_fill(data, 1.0), to_sigma.masked_fill(data, 0.0)
-        return to_alpha * alpha + to_sigma * sigma, sigma * to_alpha - alpha * to_sigma
+    def turn(self, like: Tensor, timestep: Tensor, following: Tensor) -> Tensor:
+        """Angle from timesteps [B] to those `following`, where alpha and sigma are cosine and sine of noise levels;
+        shaped to multiply `like` [B, ...]."""
+        return self._angle(timestep, like) - self._angle(following, like)
+
+    def _angle(self, timestep: Tensor, like: Tensor) -> Tensor:
+        alpha, sigma = self.coefficients(timestep.clamp_min(0), like)
+        angle = torch.atan2(sigma, alpha)
+        return angle.masked_fill((timestep < 0).to(angle.device).view(angle.shape), 0.0)
 
     def weight(self, timestep: Tensor) -> Tensor:
         """What the loss multiplies the squared error of the velocity by at timesteps [B].

@@ -61,6 +61,7 @@ class DistillConfig:
     teacher_steps: int | None = option(
         None, "of the teacher, a multiple of the student's; if not given those it was taught itself, or 4 times as many"
     )
+    order: int = option(2, "of the teacher's solver: 1 is DDIM, the paper's; 2 comes nearer to many steps in as few")
     layout_guidance: float | None = option(
         None, "of keyframes: the teacher's, which the student learns; the bundle's if not given"
     )
@@ -109,6 +110,8 @@ def check(config: DistillConfig, teacher: Bundle, chosen: Sequence[str]) -> None
             raise UserError(f"{name}={value:g}, expected 0 or more")
         if not any(name in GUIDANCE[stage] for stage in chosen):
             raise UserError(f"{name}={value:g} does nothing with stage={config.stage}; leave it out")
+    if config.order not in (1, 2):
+        raise UserError(f"order={config.order}, expected 1 or 2")
     if not 0 <= config.seed < 2**32:
         raise UserError(f"seed={config.seed}, expected 0 to {2**32 - 1}")
     if Path(config.out, "bundle").resolve() == teacher.root.resolve():
@@ -139,7 +142,7 @@ def distill(
     """Teach one stage and put it into the student's bundle, unless it is there."""
     taught = student.config(stage).get("distilled", {})
     if student.sha(stage) != teacher.sha(stage) and not config.overwrite:
-        asked = {"steps": config.steps, "teacher_steps": teacher_steps(config, teacher, stage)}
+        asked = {"steps": config.steps, "teacher_steps": teacher_steps(config, teacher, stage), "order": config.order}
         if changed := [f"{name}={taught.get(name)}" for name in asked if taught.get(name) != asked[name]]:
             told = f"{student.root} has {stage} taught with {', '.join(changed)}"
             raise UserError(f"{told}; add overwrite=true, or choose another out=")
@@ -167,9 +170,13 @@ def lessons(config: DistillConfig, teacher: Bundle, stage: str, work: Workspace,
         return sampler.upsample_temperature * noise if upsampled else sampler.start(model, noise)
 
     assert isinstance(run.module, LatentVideoDiffusion)
-    run.module.task = Distill(run.module.task, stages.told(work, model), sampler, config.steps, steps, start)
-    told: dict[str, Any] = {"steps": config.steps, "teacher_steps": steps, "teacher": {"sha256": teacher.sha(stage)}}
-    told |= {"guidance": {name: getattr(sampler, name) for name in GUIDANCE[stage]} | sampler.guidance}
+    run.module.task = Distill(
+        run.module.task, stages.told(work, model), sampler, config.steps, steps, start, config.order
+    )
+    told: dict[str, Any] = {"steps": config.steps, "teacher_steps": steps, "order": config.order}
+    told |= {"teacher": {"sha256": teacher.sha(stage)}}
+    learned = [*GUIDANCE[stage], *(["text_guidance"] if model.reads else [])]
+    told |= {"guidance": {name: getattr(sampler, name) for name in learned} | sampler.guidance}
     if before := teacher.config(stage).get("distilled"):
         told["teacher"]["distilled"] = before
     return replace(run, config=run.config | {"distilled": told})

@@ -27,6 +27,7 @@ class Distill:
 
     teacher      is not trained, nor a part of the module that is
     sampler      the teacher's settings, of which guidance is learned
+    order        of the teacher's solver, see `distill.lesson`
     start        brings standard normal noise to the temperature that the stage is sampled from
     """
 
@@ -36,6 +37,7 @@ class Distill:
     steps: int
     teacher_steps: int
     start: Callable[[Tensor], Tensor]
+    order: int = 2
 
     def __post_init__(self) -> None:
         self.teacher.requires_grad_(False).eval()
@@ -57,7 +59,7 @@ class Distill:
         times = rungs[(spread(len(problem.x), generator) * self.steps).long().to(problem.x.device)]
         noise = self.start(randn(problem.x.shape, generator).to(problem.x))
         z = diffusion.add_noise(problem.x, noise, times[:, 0])
-        return replace(problem, lesson=lesson(self.guided(problem, diffusion), z, times, diffusion))
+        return replace(problem, lesson=lesson(self.guided(problem, diffusion), z, times, diffusion, self.order))
 
     @torch.no_grad()
     def guided(self, problem: Problem, diffusion: Diffusion) -> Denoise:

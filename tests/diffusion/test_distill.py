@@ -31,14 +31,14 @@ def apart(one: Tensor, other: Tensor) -> float:
     return float((one - other).square().mean().sqrt())
 
 
-def fitted(teacher: Denoise, config: ScheduleConfig, steps: int, teacher_steps: int) -> Denoise:
+def fitted(teacher: Denoise, config: ScheduleConfig, steps: int, teacher_steps: int, order: int = 2) -> Denoise:
     """A student that is an affine map at each of its steps, as the perfect one of a Gaussian is, fitted by least
     squares to lessons at noised data."""
     diffusion, layers = Diffusion(config), {}
     for row in ladder(config, steps, teacher_steps):
         data = GAUSSIAN.mean + noise(64, 1) @ FACTOR.T
         z = diffusion.add_noise(data, noise(64, 2), row[:1].expand(64))
-        taught = lesson(teacher, z, row.expand(64, -1), diffusion)
+        taught = lesson(teacher, z, row.expand(64, -1), diffusion, order)
         layers[int(row[0])] = torch.linalg.lstsq(torch.cat([z, torch.ones(64, 1)], 1), taught.velocity).solution
 
     def denoise(z: Tensor, timestep: Tensor) -> Tensor:
@@ -50,9 +50,10 @@ def fitted(teacher: Denoise, config: ScheduleConfig, steps: int, teacher_steps: 
 @pytest.mark.parametrize("config", SCHEDULES)
 def test_the_one_step_of_a_student_ends_where_the_exact_flow_does(config):
     teacher, start = GAUSSIAN.denoiser(Diffusion(config)), noise(200, 3)
-    student = fitted(teacher, config, 1, 500)
     exact = GAUSSIAN.flow(start, Diffusion(config))
-    assert apart(sample(student, start, config, 1), exact) < 0.01
+    for teacher_steps, order, bound in ((500, 1, 0.01), (50, 2, 0.006)):
+        student = fitted(teacher, config, 1, teacher_steps, order)
+        assert apart(sample(student, start, config, 1), exact) < bound
     assert apart(sample(teacher, start, config, 1), exact) > 0.3  # without distillation
 
 
@@ -61,7 +62,7 @@ def test_rounds_that_halve_the_steps_end_where_their_first_teacher_does(config):
     first, start = GAUSSIAN.denoiser(Diffusion(config)), noise(200, 3)
     student = first
     for steps in (32, 16, 8, 4, 2, 1):
-        student = fitted(student, config, steps, 2 * steps)
+        student = fitted(student, config, steps, 2 * steps, order=1)
         assert_close(sample(student, start, config, steps), sample(first, start, config, 64), atol=0.002, rtol=0)
 
 
@@ -72,7 +73,7 @@ def test_steps_as_taught_are_those_of_the_teacher(config, steps, teacher_steps):
     teacher, rows = GAUSSIAN.denoiser(diffusion), {int(row[0]): row for row in ladder(config, steps, teacher_steps)}
 
     def student(z: Tensor, timestep: Tensor) -> Tensor:
-        return lesson(teacher, z, rows[int(timestep[0])].expand(len(z), -1), diffusion).velocity
+        return lesson(teacher, z, rows[int(timestep[0])].expand(len(z), -1), diffusion, order=1).velocity
 
     landed = start
     for now, following in pairwise([*build_solver(config, teacher_steps).timesteps.tolist(), -1]):
@@ -80,6 +81,17 @@ def test_steps_as_taught_are_those_of_the_teacher(config, steps, teacher_steps):
         landed = diffusion.jump(teacher(landed, at), landed, at, to)
     tolerance = 0.002  # a step of the teacher may end one timestep off where 1000 does not divide
     assert_close(sample(student, start, config, steps), landed, atol=tolerance, rtol=0)
+
+
+@pytest.mark.parametrize("config", SCHEDULES)
+def test_a_teacher_of_second_order_teaches_in_16_steps_better_than_one_of_first_order_in_48(config):
+    teacher, start = GAUSSIAN.denoiser(Diffusion(config)), noise(200, 3)
+    exact, error = GAUSSIAN.flow(start, Diffusion(config)), {}
+    for steps, order in ((16, 1), (16, 2), (48, 1), (32, 2)):
+        student = fitted(teacher, config, 4, steps, order)
+        error[steps, order] = apart(sample(student, start, config, 4), exact)
+    assert error[16, 2] < error[48, 1] < error[16, 1]
+    assert error[32, 2] < error[16, 2] / 2.5
 
 
 @pytest.mark.parametrize("config", SCHEDULES)

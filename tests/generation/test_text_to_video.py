@@ -21,6 +21,7 @@ from drivesim.errors import UserError
 from drivesim.generation import offload
 from drivesim.generation.text_to_video import Look, Memory, TextToVideo
 from drivesim.generation.writer import VideoWriter
+from drivesim.training import distill
 from drivesim.training.stages import load_denoiser
 
 STAGES = ("keyframes", "interpolate", "decoder", "upsample", "upsample_temporal")
@@ -82,6 +83,18 @@ def video(trained, frames=17, prompt="a car", text_guidance=7.5, **options):
     model = TextToVideo.from_pretrained(trained.bundle, upsampler=False, **options)
     model.config = replace(model.config, text_guidance=text_guidance)
     return torch.stack(list(model(prompt=prompt, frames=frames, seed=0, upsampler="none")))
+
+
+def test_distilled_keyframes_follow_the_prompt_without_guidance(trained, tmp_path):
+    words = "max_steps=2", "steps=2", "teacher_steps=4", "batch_size=2"
+    distill.main([f"bundle={trained.bundle}", f"data={trained.store}", f"out={tmp_path}", *words])
+    told = Bundle(tmp_path / "bundle").config("keyframes")["distilled"]
+    assert told["guidance"]["text_guidance"] == 7.5
+    model = TextToVideo.from_pretrained(tmp_path / "bundle", upsampler=False)
+    keys = model.keyframes("a car", 2, 0)
+    model.config = replace(model.config, text_guidance=1.0)
+    assert torch.equal(model.keyframes("a car", 2, 0), keys)
+    assert not torch.equal(model.keyframes("a tree at night", 2, 0), keys)
 
 
 def test_8_keyframes_become_113_frames_by_the_command(trained, tmp_path, capsys):

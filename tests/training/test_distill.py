@@ -67,6 +67,7 @@ def test_a_taught_stage_takes_the_place_of_its_teacher_and_its_steps_are_the_def
     assert student.config("keyframes")["distilled"] == {
         "steps": 2,
         "teacher_steps": 6,
+        "order": 2,
         "teacher": {"sha256": before},
         "guidance": {"layout_guidance": 3.0, "context_guidance": 2.0},
     }
@@ -106,7 +107,7 @@ def test_a_student_of_one_step_is_taught_the_very_sample_that_its_guided_teacher
     sampler = SamplerConfig(layout_guidance=3.0, context_guidance=2.0, guidance_low=0.3, temperature=0.7)
     pupil, teacher = (load_denoiser(work.bundle, stage).carry_by(work.autoencoder) for _ in range(2))
     shake(teacher)
-    distill = Distill(task, teacher, sampler, 1, 5, lambda noise: sampler.start(teacher, noise))
+    distill = Distill(task, teacher, sampler, 1, 5, lambda noise: sampler.start(teacher, noise), order=1)
     problem = distill.pose(batch, pupil, Streams(0, range(3)), Diffusion(schedule))
     counts = torch.ones(3, dtype=torch.long)
     known = task.known(counts if stage == "keyframes" else batch.level)
@@ -129,7 +130,7 @@ def test_an_upsampler_of_one_step_is_taught_the_very_sample_that_its_teacher_mak
     # The task draws how noisy the low resolution is, and this noise.
     level, low_noise = rand((1,), (again := Streams(0, [0]))) * task.max_noise, randn(low.shape, again)
     config = SamplerConfig(upsample_steps=4, upsample_noise=float(level))
-    distill = Distill(task, model, config, 1, 4, lambda noise: noise)
+    distill = Distill(task, model, config, 1, 4, lambda noise: noise, order=1)
     lesson = distill.pose(batch, model, Streams(0, [0]), Diffusion(schedule)).lesson
     made = sample_upsampled(model, schedule, task, low, lesson.noisy, low_noise, config)
     assert_close(space.decode(-lesson.velocity, low, None).clamp(-1, 1), made, atol=1e-4, rtol=0)
@@ -188,6 +189,7 @@ def test_a_taught_stage_alone_is_sampled_as_it_was_taught():
         (["stage=image"], "stage=image cannot be distilled; choose all, keyframes, interpolate, upsample_temporal"),
         (["teacher_steps=5"], "steps=2, teacher_steps=5; expected a teacher of a whole multiple"),
         (["max_steps=-1"], "nothing ends the distillation: give budget_minutes=... or max_steps=..."),
+        (["order=3"], "order=3, expected 1 or 2"),
         (["lr=0"], "lr=0, expected more than 0"),
         (["layout_guidance=-1"], "layout_guidance=-1, expected 0 or more"),
         (["interpolate_guidance=2"], "interpolate_guidance=2 does nothing with stage=keyframes; leave it out"),
