@@ -132,7 +132,8 @@ def test_a_video_its_record_and_its_contact_sheet_are_written(pipeline, tmp_path
     assert written.layout.boxes.equal(asked.sample(1.5, FPS, 4).boxes[:, :1])
     assert Image.open("generated.mp4.png").size == (4 * (WIDTH + 4) + 4, 3 * (HEIGHT + 12 + 4) + 4)
     assert {p.name for p in tmp_path.glob("*.*")} == {
-        "start.png", "layout.json", "generated.mp4", "generated.mp4.json", "generated.mp4.layout.json", "generated.mp4.png",
+        "start.png", "layout.json", "generated.mp4", "generated.mp4.json", "generated.mp4.layout.json",
+        "generated.mp4.png",
     }  # fmt: skip
     call = pipeline.calls[0]
     assert call["start"].shape == (1, 3, HEIGHT, WIDTH)
