@@ -23,8 +23,8 @@ $(VENV)/.done: pyproject.toml constraints.txt
 demo: setup ## data, training, video, report in half an hour: [DATA=folder of videos] [OUT=folder] [BUDGET=minutes of training]
 	@$(BIN)/python -m benchmarks.demo out='$(OUT)' data='$(DATA)' $(if $(BUDGET),budget_minutes=$(BUDGET))
 
-test: setup ## the tests
-	@$(BIN)/python -m pytest tests
+test: setup ## the tests, in two processes; a file stays in one, whose fixtures it shares
+	@$(BIN)/python -m pytest tests -n 2 --dist loadfile
 
 lint: setup ## style and types
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

@@ -34,6 +34,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def test_what_training_makes_of_the_same_bundle_is_the_same_to_the_byte(data, store, bundle):
+    shutil.rmtree(store.root / "cache", ignore_errors=True)
     code, out, _ = data("cache", f"store={store.root}", f"bundle={bundle.root}")
     assert code == 0
     assert "frames_32x64: 5 clips" in out
