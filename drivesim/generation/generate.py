@@ -334,7 +334,7 @@ def write(
                 writer.write(picture)
                 if i in wanted:
                     sheet[i] = _small(picture)
-                if keeper and writer.written.frames == i + 1:
+                if keeper and writer.written.frames == i + 1 < frames:
                     keeper.save(writer.written, sheet)
             if keeper:
                 writer.flush()
@@ -347,11 +347,12 @@ def write(
     finally:
         if writer.kept and not keeper:
             _write_beside(config, writer, origin, sheet, complete=writer.frames == frames)
+    if keeper:
+        checkpoint_path(out).unlink()
     wall, made = time.perf_counter() - began, (frames - done) / fps
     speed = f"{made / wall:.3g} x real time"
     print(f"{out}: {made:.2f} s of video in {wall:.1f} s ({speed}), peak memory {peak_memory()}")
     if keeper:
-        checkpoint_path(out).unlink()
         print(costs.table(keeper.costs, frames / fps))
 
 

@@ -236,11 +236,11 @@ def _read_clip(spec: str) -> TimedLayout:
     if not info.has_boxes:
         print(f"drivesim: layout {spec}: the clip has no boxes; only its other labels are used", file=sys.stderr)
     fullest = int(store.boxes(clip).groupby("frame").size().max() if len(store.boxes(clip)) else 1)
-    lens = _lens_of(store.camera(clip))
+    lens = lens_of(store.camera(clip))
     return TimedLayout(store.layout(clip, fullest), times, 1 / info.fps, f"layout {spec}", True, lens=lens)
 
 
-def _lens_of(camera: Camera) -> Lens | None:
+def lens_of(camera: Camera) -> Lens | None:
     """None where the intrinsics are not known."""
     (fx, _, cx), (_, fy, cy) = camera.intrinsics[:2].tolist()
     lens = Lens(fx / camera.width, fy / camera.height, cx / camera.width, cy / camera.height)

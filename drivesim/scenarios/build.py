@@ -11,7 +11,7 @@ from drivesim.clip import CLASSES, VEHICLES, Layout
 from drivesim.data.schema import WEATHERS
 from drivesim.errors import UserError
 from drivesim.generation.layout_file import SUFFIXES as LAYOUT_SUFFIXES
-from drivesim.generation.layout_file import TimedLayout, read_layout
+from drivesim.generation.layout_file import TimedLayout, lens_of, read_layout
 from drivesim.scenarios import agents, checks, edits, recorded
 from drivesim.scenarios.files import find, read_scenario, unknown
 from drivesim.scenarios.road import Drive, drive
@@ -37,7 +37,9 @@ class Built:
 
     def timed(self) -> TimedLayout:
         """As a video is steered by it."""
-        return TimedLayout(self.layout, self.scene.times_s, self.scene.frame_s, self.scene.source, names=self.names)
+        scene = self.scene
+        lens = lens_of(scene.camera)
+        return TimedLayout(self.layout, scene.times_s, scene.frame_s, scene.source, names=self.names, lens=lens)
 
 
 def build(spec: str) -> Built:
