@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -90,6 +91,13 @@ def test_every_stage_ends_in_the_bundle_with_its_record(trained):
         assert not (trained.out / stage / "last.ckpt").exists()
         assert list((trained.out / stage / "samples").glob("*.png"))
     assert {p.suffix for p in trained.bundle.rglob("*") if p.is_file()} == {".json", ".safetensors"}
+
+
+def test_a_record_names_the_data_their_licences_and_the_command(trained):
+    record = Bundle(trained.bundle).record("keyframes")
+    told = {"name": trained.data.name, "source": "test", "clips": 3, "licences": {"CC0-1.0": 3}}
+    assert record["dataset"] == told | {"hours": round((80 / 30 + 6 / 1.875) / 3600, 4)}
+    assert record["command"] == shlex.join(["drivesim", *trained.words()])
 
 
 @pytest.mark.parametrize(("stage", "image"), TEMPORAL.items())
