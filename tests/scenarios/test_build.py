@@ -55,6 +55,13 @@ def test_a_box_is_where_opencv_projects_its_corners(scenario):
     np.testing.assert_allclose(layout.solids[0, 0].numpy(), [15, 4.4, 1.8, 1.5, turned], atol=1e-5)
 
 
+def test_the_lens_that_is_told_with_a_layout_is_that_of_the_camera(scenario):
+    lens = build(scenario(seconds=2, agents=[car(ahead_m=15)])).timed().lens
+    points = np.array([[-2, 1.5, 15], [3, 0, 20]])
+    seen = [lens.fx, lens.fy] * points[:, :2] / points[:, 2:] + [lens.cx, lens.cy]
+    np.testing.assert_allclose(seen, project(points), atol=1e-6)
+
+
 def test_a_parked_car_comes_nearer_as_fast_as_we_drive(scenario):
     layout = build(scenario(seconds=2, ego={"speed_mps": 8}, agents=[car(ahead_m=30, left_m=-3)])).layout
     np.testing.assert_allclose(track_of(layout, 1, "solids")[:, 0], 30 - 0.8 * np.arange(20), atol=1e-4)
