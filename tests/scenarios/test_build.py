@@ -56,7 +56,7 @@ def test_a_box_is_where_opencv_projects_its_corners(scenario):
 
 
 def test_the_lens_that_is_told_with_a_layout_is_that_of_the_camera(scenario):
-    lens = build(scenario(seconds=2, agents=[car(ahead_m=15)])).timed().lens
+    lens = build(scenario(seconds=2, agents=[car(ahead_m=40)])).timed().lens
     points = np.array([[-2, 1.5, 15], [3, 0, 20]])
     seen = [lens.fx, lens.fy] * points[:, :2] / points[:, 2:] + [lens.cx, lens.cy]
     np.testing.assert_allclose(seen, project(points), atol=1e-6)
