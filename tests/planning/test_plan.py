@@ -1,6 +1,7 @@
 """`drivesim plan` as a user meets it, its arithmetic, and the sizes that are reported of the paper's networks."""
 
 import json
+import re
 
 import pytest
 
@@ -109,6 +110,6 @@ def test_mistakes_are_told_in_one_line(capsys, words, told):
     with pytest.raises(SystemExit) as stop:
         cli.main(["plan", "experiment=town_tiny", *words])
     assert stop.value.code == 2
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("drivesim: ")]
+    lines = re.findall("drivesim: .*", capsys.readouterr().err)
     assert len(lines) == 1
     assert told in lines[0]

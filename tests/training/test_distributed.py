@@ -143,8 +143,6 @@ def same(one: Keyframes, other: Keyframes) -> bool:
     loss by a tenth."""
     assert len(one.losses) == STEPS
     assert one.losses == pytest.approx(other.losses, rel=1e-4)
-    a, b = (made.run.weights("keyframes") for made in (one, other))
-    print({name: float((a[name] - b[name]).double().norm()) for name in a if not torch.equal(a[name], b[name])})
     return apart(one, other) < 1e-4
 
 
