@@ -470,6 +470,27 @@ def test_a_video_whose_last_files_were_not_written_gets_them(pipeline, monkeypat
     assert not list(Path().glob("*.partial*"))
 
 
+def test_a_video_that_was_killed_before_its_checkpoint_went_away_is_whole(pipeline, monkeypatch, capsys):
+    whole = unbroken("seconds=2")
+    unlink = Path.unlink
+
+    def interrupt(path, missing_ok=False):
+        if path.suffix == ".safetensors" and Path("generated.mp4").exists():
+            raise KeyboardInterrupt
+        unlink(path, missing_ok)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", interrupt)
+        assert generate("seconds=2") == 130
+    assert [path.name for path in Path().glob("*.partial*")] == ["generated.partial.safetensors"]
+    assert generate("seconds=2", "seed=1") == 2
+    assert "seed=1 instead of 0" in capsys.readouterr().err
+    assert generate("seconds=2") == 0
+    assert "generated.mp4: whole, 32 frames" in capsys.readouterr().out
+    assert made_at("generated.mp4") == whole
+    assert not list(Path().glob("*.partial*"))
+
+
 def test_what_is_computed_with_is_what_a_video_was_begun_with(pipeline):
     stop(pipeline)
     found = checkpoint.Checkpoint.read("generated.mp4")

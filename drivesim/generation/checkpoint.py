@@ -93,9 +93,6 @@ def going_on(out: Path | str, made_of: Mapping[str, Any], overwrite: bool) -> Ch
     """
     try:
         found = Checkpoint.read(out)
-        if found is not None and found.complete and Path(out).exists() and not partial_path(out).exists():
-            checkpoint_path(out).unlink()  # the last thing to be done
-            return None
         if found is not None:
             _refuse_other(out, found, json.loads(json.dumps(dict(made_of))))
         return found
@@ -103,6 +100,11 @@ def going_on(out: Path | str, made_of: Mapping[str, Any], overwrite: bool) -> Ch
         if overwrite:
             return None
         raise
+
+
+def is_whole(out: Path | str, found: Checkpoint) -> bool:
+    """Whether nothing is left to do but to remove the checkpoint: the partial video goes last but one."""
+    return found.complete and Path(out).exists() and not partial_path(out).exists()
 
 
 def _refuse_other(out: Path | str, found: Checkpoint, made_of: dict[str, Any]) -> None:
@@ -113,6 +115,8 @@ def _refuse_other(out: Path | str, found: Checkpoint, made_of: dict[str, Any]) -
             f"{out} was begun with something else: {told}; give the command it was begun with to go on, or add "
             "overwrite=true to begin anew"
         )
+    if is_whole(out, found):
+        return
     if not partial_path(out).exists():
         raise UserError(f"{partial_path(out)} is missing; add overwrite=true to begin {out} anew")
     hash_written(partial_path(out), found.written)

@@ -25,7 +25,7 @@ from drivesim.data.schema import WEATHERS
 from drivesim.errors import UserError
 from drivesim.files import atomic_path, check_output, refuse_existing, remove_leftovers
 from drivesim.generation import costs
-from drivesim.generation.checkpoint import Checkpoint, Keeper, checkpoint_path, content, going_on, settings
+from drivesim.generation.checkpoint import Checkpoint, Keeper, checkpoint_path, content, going_on, is_whole, settings
 from drivesim.generation.draw import contact_sheet, draw_layout, save_png
 from drivesim.generation.labels import LAYOUT_SUFFIX, provenance, save_labels
 from drivesim.generation.layout_file import Lens, TimedLayout, read_layout
@@ -147,6 +147,10 @@ def main(argv: Sequence[str]) -> None:
         return generate_futures(config)
     timed = check(config)
     begun = going_on(config.out, settings(asdict(config), Bundle(Path(config.bundle))), config.overwrite)
+    if begun is not None and is_whole(config.out, begun):
+        checkpoint_path(config.out).unlink()
+        print(f"{config.out}: whole, {begun.written.frames} frames")
+        return
     if begun is not None:
         settle(**begun.machine)
     return_freed_memory()
