@@ -231,6 +231,9 @@ def draw(rows: Sequence[Row], path: Path) -> None:
             panel.plot(*zip(*line, strict=True), marker="o", linewidth=2.5 if student else 1.2,
                        label=f"distilled {weights}" if student else sampler)  # fmt: skip
         panel.set(xlabel="steps", ylabel=what, xscale="log")
+        ticks = sorted({row.steps for row in rows})
+        panel.set_xticks(ticks, labels=[str(tick) for tick in ticks])
+        panel.minorticks_off()
     panels[0].legend()
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=90)

@@ -71,7 +71,7 @@ class DistillConfig:
     budget_minutes: float | None = option(None, "time for all stages together; or:")
     max_steps: int = option(-1, "training steps of a stage")
     batch_size: int = option(4, "windows a step, on each device")
-    lr: float = option(2e-4, "learning rate")
+    lr: float = option(5e-4, "learning rate")
     seed: int = option(0, "seed of windows and noise")
     checkpoint_seconds: int = option(60, "a run that is killed loses at most this much")
     devices: int = option(1, "GPUs, or processes on a CPU; batch sizes are of each")
