@@ -33,7 +33,8 @@ from benchmarks import start
 from drivesim.config import option, parse
 from drivesim.errors import UserError
 from drivesim.generation.checkpoint import Checkpoint, checkpoint_path
-from drivesim.generation.generate import beside
+from drivesim.generation.generate import BESIDE, beside
+from drivesim.generation.labels import LAYOUT_SUFFIX
 from drivesim.generation.writer import partial_path
 from drivesim.machine import PRECISION
 
@@ -166,7 +167,7 @@ def check_plays(out: Path) -> None:
 
 
 def remove(out: Path) -> None:
-    for path in (out, beside(out, ".json"), beside(out, ".png"), partial_path(out)):
+    for path in (out, partial_path(out), *(beside(out, suffix) for suffix in BESIDE)):
         path.unlink(missing_ok=True)
 
 
@@ -181,6 +182,7 @@ def differences(whole: Path, other: Path) -> list[str]:
     alike = {
         "video": whole.read_bytes() == other.read_bytes(),
         "contact sheet": beside(whole, ".png").read_bytes() == beside(other, ".png").read_bytes(),
+        "labels": beside(whole, LAYOUT_SUFFIX).read_bytes() == beside(other, LAYOUT_SUFFIX).read_bytes(),
         "record": record(whole) == record(other),
     }
     return [name for name, same in alike.items() if not same]

@@ -6,7 +6,6 @@ Real scenes differ from their first frame on, so the distance at 0 s stands in t
 none.
 """
 
-import csv
 import json
 import shlex
 import sys
@@ -29,6 +28,7 @@ from drivesim.files import atomic_path, refuse_existing
 from drivesim.generation.draw import contact_sheet, save_png
 from drivesim.generation.futures import PLAN
 from eval.features import frame_features
+from eval.records import save_json, save_rows
 from eval.similarity import SIZE, stlpips, stlpips_maps
 from eval.videos import resize
 
@@ -218,16 +218,11 @@ def _with_error(value: float, error: float) -> str:
 
 def _write(out: Path, config: DiversityConfig, cases: Sequence[Case], rows: Sequence[Row], command: str) -> None:
     figures = [{**asdict(row), "ratio": row.ratio} for row in rows]
-    known = [{key: value if np.isfinite(value) else None for key, value in row.items()} for row in figures]
     starts = [{"name": case.name, "futures": list(case.futures), "real": list(case.real)} for case in cases]
     content = {"schema": 1, "drivesim": __version__, "command": command, "options": asdict(config),
-               "metric": "mean pairwise ST-LPIPS", "starts": starts, "rows": known}  # fmt: skip
-    with atomic_path(out / "diversity.json") as temporary:
-        temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
-    with atomic_path(out / "diversity.csv") as temporary, temporary.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(known[0]))
-        writer.writeheader()
-        writer.writerows(known)
+               "metric": "mean pairwise ST-LPIPS", "starts": starts, "rows": figures}  # fmt: skip
+    save_json(out / "diversity.json", content)
+    save_rows(out / "diversity.csv", figures)
     with atomic_path(out / "diversity.png") as temporary:
         _chart(rows).savefig(temporary, dpi=120)
 

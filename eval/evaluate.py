@@ -23,6 +23,7 @@ from eval import summary
 from eval.features import load_torchscript
 from eval.layout import finder_for
 from eval.measure import Measures, Networks, Options, measure
+from eval.records import save_json
 from eval.report import Report, Section
 from eval.scores import METRICS, Scores, score, warnings
 from eval.videos import VideoSet, check_comparable, open_set
@@ -309,8 +310,7 @@ def _write(out: Path, results: list[Scores], notes: list[str], facts: dict[str, 
         "metrics": {key: {"better": metric.better, "meaning": metric.meaning} for key, metric in METRICS.items()},
         "sets": [asdict(scores) for scores in results],
     }  # fmt: skip
-    with atomic_path(out / "results.json") as temporary:
-        temporary.write_text(json.dumps(_finite(content), indent=1, allow_nan=False))
+    save_json(out / "results.json", content)
     with atomic_path(out / "results.csv") as temporary, temporary.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["set", "metric", "value", "standard_error", "n", "n_real", "better"])
@@ -318,15 +318,6 @@ def _write(out: Path, results: list[Scores], notes: list[str], facts: dict[str, 
             for key, s in scores.metrics.items():
                 error = s.error if np.isfinite(s.error) else ""
                 writer.writerow([scores.name, key, s.value, error, s.n, s.n_real, METRICS[key].better])
-
-
-def _finite(value):
-    """JSON has no nan: unknown numbers become null."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
 if __name__ == "__main__":

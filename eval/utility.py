@@ -4,8 +4,6 @@ The same small detector is trained on real frames, on generated ones, and on bot
 times from other seeds, and tested on real frames that none of them has seen.
 """
 
-import csv
-import json
 import shlex
 import sys
 from collections.abc import Sequence
@@ -21,7 +19,7 @@ from drivesim.clip import CLASSES
 from drivesim.config import option, parse
 from drivesim.data.store import ClipStore
 from drivesim.errors import UserError
-from drivesim.files import atomic_path, refuse_existing
+from drivesim.files import refuse_existing
 from drivesim.generation.draw import contact_sheet, draw_boxes, save_png
 from eval.detector import (
     OVERALL,
@@ -35,6 +33,7 @@ from eval.detector import (
     train_detector,
 )
 from eval.layout import trunk
+from eval.records import save_json, save_rows
 from eval.videos import resize
 
 FILES = ("utility.json", "utility.csv", "detections.png")
@@ -225,18 +224,13 @@ def _per_cent(mean: float, spread: float) -> str:
 
 def _write(out: Path, config: UtilityConfig, runs: Sequence[Run], counts: dict[str, int], command: str) -> None:
     rows = summary(runs)
-    finite = [{**row, "spread": row["spread"] if np.isfinite(row["spread"]) else None} for row in rows]
     content = {
         "schema": 1, "drivesim": __version__, "torch": torch.__version__, "command": command,
         "options": asdict(config), "frames": counts, "runs": [asdict(run) for run in runs],
-        "summary": finite,
+        "summary": rows,
     }  # fmt: skip
-    with atomic_path(out / "utility.json") as temporary:
-        temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
-    with atomic_path(out / "utility.csv") as temporary, temporary.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(finite)
+    save_json(out / "utility.json", content)
+    save_rows(out / "utility.csv", rows)
 
 
 def _picture(test: Sequence[Labelled], detectors: dict[str, Detector]) -> np.ndarray:

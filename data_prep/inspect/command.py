@@ -1,13 +1,13 @@
 """`drivesim data VERB`: look into a clip store, hand it on."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from data_prep import merge
 from data_prep.export import command as export
 from data_prep.inspect import cache, query, stats, verify, view
-from drivesim.errors import UserError
+from drivesim.verbs import Verbs, run_verb
 
-VERBS: dict[str, tuple[Callable[[Sequence[str]], None], str]] = {
+VERBS: Verbs = {
     "stats": (stats.main, "a table of what a store holds, and histograms"),
     "view": (view.main, "one clip with its boxes, as contact sheet or video"),
     "query": (query.main, "the clips for which a condition holds"),
@@ -20,11 +20,4 @@ VERBS: dict[str, tuple[Callable[[Sequence[str]], None], str]] = {
 
 def main(argv: Sequence[str]) -> None:
     """Run the verb that `argv` begins with. raises UserError for an unknown one, and whatever the verb raises"""
-    if not argv or argv[0] in ("-h", "--help", "help"):
-        print("usage: drivesim data VERB store=FOLDER key=value ...\n")
-        print("\n".join(f"  {name:<8} {about}" for name, (_, about) in VERBS.items()))
-        print("\ndrivesim data VERB --help explains each.")
-        return
-    if argv[0] not in VERBS:
-        raise UserError(f"drivesim data: unknown verb {argv[0]!r}; expected one of {', '.join(VERBS)} first")
-    VERBS[argv[0]][0](argv[1:])
+    run_verb("drivesim data", "store=FOLDER", VERBS, argv)

@@ -27,7 +27,7 @@ from drivesim.files import atomic_path, check_output, refuse_existing, remove_le
 from drivesim.generation import costs
 from drivesim.generation.checkpoint import Checkpoint, Keeper, checkpoint_path, content, going_on, is_whole, settings
 from drivesim.generation.draw import contact_sheet, draw_layout, save_png
-from drivesim.generation.labels import LAYOUT_SUFFIX, provenance, save_labels
+from drivesim.generation.labels import LAYOUT_SUFFIX, RECORD_SUFFIX, provenance, save_labels
 from drivesim.generation.layout_file import Lens, TimedLayout, read_layout
 from drivesim.generation.start import load_start, read_start
 from drivesim.generation.writer import VideoWriter
@@ -57,6 +57,8 @@ DRIVING = ("start", "start_time", "layout", "night", "crowdedness", "speed", "tu
 TEXT = ("negative_prompt", "text_guidance", "frames", "height", "width", "backbone", "lora", "lora_scale", "offload",
         "vae_slicing", "vae_tiling")  # fmt: skip
 MAX_SECONDS = 24 * 3600.0
+SHEET_SUFFIX = ".png"
+BESIDE = (RECORD_SUFFIX, LAYOUT_SUFFIX, SHEET_SUFFIX)  # of the files that belong to a video
 SHEET_FRAMES, SHEET_COLUMNS, SHEET_WIDTH = 12, 4, 384  # a sheet that fits a screen, pixels a frame
 
 
@@ -333,7 +335,7 @@ def write(
         with writer, pictures:
             if not done:
                 checkpoint_path(out).unlink(missing_ok=True)  # of another video, which is replaced
-            remove_leftovers(out, checkpoint_path(out), beside(out, ".json"), beside(out, ".png"))
+            remove_leftovers(out, checkpoint_path(out), *(beside(out, suffix) for suffix in BESIDE))
             for i, picture in enumerate(pictures, done):
                 writer.write(picture)
                 if i in wanted:
@@ -420,9 +422,10 @@ def _check_out(config: GenerateConfig) -> None:
     begun = None if config.overwrite else Checkpoint.read(config.out)
     replacing = config.overwrite or (begun is not None and begun.complete)  # then these are the files of this video
     out = check_output(config.out, ".mp4", replacing)
-    suffixes = [".json", *([".png"] if config.contact_sheet else []), *([] if config.prompt else [LAYOUT_SUFFIX])]
-    for path in (beside(out, suffix) for suffix in suffixes):
-        refuse_existing(path, replacing)
+    unwritten = {SHEET_SUFFIX: not config.contact_sheet, LAYOUT_SUFFIX: bool(config.prompt)}
+    for suffix in BESIDE:
+        if not unwritten.get(suffix):
+            refuse_existing(beside(out, suffix), replacing)
 
 
 def _layout(config: GenerateConfig, timed: TimedLayout | None, pipeline: "DrivingPipeline") -> Layout | None:

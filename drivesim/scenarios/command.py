@@ -1,7 +1,7 @@
 """`drivesim scenario VERB`: what a scenario will ask for, before a model is asked."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from drivesim.scenarios.build import Built, build
 from drivesim.scenarios.draw import draw_frame
 from drivesim.scenarios.files import LIBRARY, library, read_scenario
 from drivesim.scenarios.schema import json_schema
+from drivesim.verbs import Verbs, run_verb
 
 SCENARIO = "a .yaml file, a name that `list` shows, a layout file, or STORE:CLIP[:START_S]"
 COLUMNS = ("agent", "track", "class", "priority", "seen", "hidden", "nearest", "tallest")
@@ -71,14 +72,8 @@ class SchemaConfig:
 
 def main(argv: Sequence[str]) -> None:
     """Run the verb that `argv` begins with. raises UserError for an unknown one, and whatever the verb raises"""
-    if not argv or argv[0] in ("-h", "--help", "help"):
-        print("usage: drivesim scenario VERB [FILE|NAME] key=value ...\n")
-        print("\n".join(f"  {name:<8} {about}" for name, (_, about) in VERBS.items()))
-        print("\ndrivesim scenario VERB --help explains each. Scenarios are in docs/scenarios.md.")
-        return
-    if argv[0] not in VERBS:
-        raise UserError(f"drivesim scenario: unknown verb {argv[0]!r}; expected one of {', '.join(VERBS)} first")
-    VERBS[argv[0]][0](_named(argv[1:]))
+    named = [*argv[:1], *_named(argv[1:])]
+    run_verb("drivesim scenario", "[FILE|NAME]", VERBS, named, " Scenarios are in docs/scenarios.md.")
 
 
 def _named(words: Sequence[str]) -> list[str]:
@@ -194,7 +189,7 @@ def _row(built: Built, i: int) -> tuple[str, ...]:
     return (*who, seen, hidden, f"{near:.1f} m" if np.isfinite(near) else "", f"{tallest:.0%} of the picture")
 
 
-VERBS: dict[str, tuple[Callable[[Sequence[str]], None], str]] = {
+VERBS: Verbs = {
     "draw": (draw, "the layout as a video, or a sheet of frames, without any model"),
     "check": (check, "what is wrong, or a table of who is seen when"),
     "list": (list_, "the library, or the scenarios of a folder"),

@@ -10,7 +10,7 @@ from pathlib import Path
 import av
 import pytest
 
-from benchmarks.kill_generate import check_plays, differences
+from benchmarks.kill_generate import check_plays, differences, remove
 from drivesim import cli
 from drivesim.errors import UserError
 from drivesim.generation.checkpoint import Checkpoint, checkpoint_path
@@ -60,6 +60,8 @@ def test_killed_at_random_moments_a_rollout_ends_with_the_bytes_of_an_unbroken_o
         [*words, f"out={killed}", "overwrite=true"]
     )  # what a process left that was killed while it wrote goes away
     assert not list(tmp_path.glob("*.partial*"))
+    remove(killed)
+    assert not list(tmp_path.glob("killed*"))  # nothing is in the way of another video of the name
 
 
 def test_what_is_there_plays_as_far_as_the_checkpoint_says_at_the_moment_of_the_kill(words, tmp_path):
@@ -82,6 +84,7 @@ def test_files_that_differ_are_found_but_for_names_and_seconds(tmp_path):
         path = tmp_path / f"{name}.mp4"
         path.write_bytes(video)
         beside(path, ".png").write_bytes(picture)
+        beside(path, ".layout.json").write_text("{}")
         costs = {"write": {"seconds": seconds, "evaluations": 0}}
         beside(path, ".json").write_text(json.dumps({"options": {"out": name, "seed": seed}, "costs": costs}))
     assert differences(tmp_path / "a.mp4", tmp_path / "b.mp4") == ["contact sheet"]
